@@ -1,0 +1,100 @@
+//! Secrets: where they come from, read anew for every use so that a rotated one is taken, and
+//! never printed. The text itself is a [`SecretString`], which redacts itself.
+
+use std::path::PathBuf;
+
+pub use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+/// The longest secret worth reading, in bytes; a larger file is a mistaken path.
+const MAX_SECRET_BYTES: u64 = 1 << 20;
+
+/// Where a secret is to be found. Never the secret itself: a configuration file is no place
+/// for one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum SecretSource {
+    /// A file, such as a mounted Kubernetes Secret. Line breaks at its end are not part of it.
+    File(PathBuf),
+    /// An environment variable.
+    Env(String),
+}
+
+/// A secret that could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SecretError {
+    /// The file is missing, unreadable or no text.
+    #[error("read secret file {}", path.display())]
+    File {
+        /// The file as configured.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is larger than a secret can be.
+    #[error("secret file {} is larger than 1 MiB", path.display())]
+    TooLarge {
+        /// The file as configured.
+        path: PathBuf,
+    },
+    /// The environment variable is unset or no text.
+    #[error("environment variable {name} for a secret is not set")]
+    Env {
+        /// The variable's name.
+        name: String,
+    },
+    /// There is nothing in it.
+    #[error("secret {origin} is empty")]
+    Empty {
+        /// The file or variable.
+        origin: String,
+    },
+}
+
+impl SecretSource {
+    /// Reads the secret now.
+    ///
+    /// # Errors
+    /// It is not there, is empty, or is larger than 1 MiB.
+    pub async fn read(&self) -> Result<SecretString, SecretError> {
+        let text = match self {
+            Self::File(path) => {
+                let failed = |source| SecretError::File { path: path.clone(), source };
+                if tokio::fs::metadata(path).await.map_err(failed)?.len() > MAX_SECRET_BYTES {
+                    return Err(SecretError::TooLarge { path: path.clone() });
+                }
+                tokio::fs::read_to_string(path).await.map_err(failed)?
+            }
+            Self::Env(name) => std::env::var(name).map_err(|_| SecretError::Env { name: name.clone() })?,
+        };
+        let secret = text.trim_end_matches(['\n', '\r']);
+        if secret.is_empty() {
+            let origin = match self {
+                Self::File(path) => path.display().to_string(),
+                Self::Env(name) => name.clone(),
+            };
+            return Err(SecretError::Empty { origin });
+        }
+        Ok(secret.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_rotated_file_is_read_anew_without_its_line_break() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("token");
+        let source = SecretSource::File(path.clone());
+        for token in ["first", "second"] {
+            std::fs::write(&path, format!("{token}\n")).expect("write the token");
+            assert_eq!(source.read().await.expect("a secret").expose_secret(), token);
+        }
+        std::fs::write(&path, "\n").expect("empty the token");
+        assert!(matches!(source.read().await, Err(SecretError::Empty { .. })));
+    }
+}

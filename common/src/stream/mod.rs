@@ -1,0 +1,3 @@
+//! Streams between the stages: whoever is slow slows the source.
+
+pub mod backoff;

@@ -6,7 +6,10 @@
 pub mod report;
 pub mod money;
 pub mod record;
+pub mod exposition;
+pub mod focus;
 pub mod stream;
 pub mod secret;
 pub mod config;
 pub mod telemetry;
+pub mod http;

@@ -1,3 +1,4 @@
 //! Streams between the stages: whoever is slow slows the source.
 
 pub mod backoff;
+pub mod ipc;

@@ -1,0 +1,409 @@
+//! The exporter's section of the configuration file, parsed to values that are good: a location
+//! is one, names are distinct, intervals are not nought, dimensions are columns.
+//!
+//! ```yaml
+//! exporter:
+//!   listen_address: 127.0.0.1:2112
+//!   spool_dir: ./costream-data/spool
+//!   spool_max_bytes: 20GiB        # default: the disk
+//!   poll_interval: 5m
+//!   retry_for: 30s                # how long a poll tries anew before it has failed
+//!   concurrent_polls: 2
+//!   metrics:
+//!     dimensions: [ProviderName, ServiceName, Tags.team]
+//!     max_series: 10000
+//!   sources:
+//!     - path: /reports/*.csv.gz
+//!       profile: aws
+//!     - name: azure
+//!       url: https://example.com/export.csv
+//!       bearer_token: {file: /var/run/secrets/token}
+//!       tls: {ca_file: /etc/ssl/example.pem}
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use costream_common::config::Span;
+use costream_common::http::client::{Access, BasicAuth, HeaderSource, Tls, public_url};
+use costream_common::record::SourceName;
+use costream_common::secret::SecretSource;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use url::Url;
+
+use crate::profile::ProfileName;
+use crate::rollup::Dimensions;
+
+/// Where the exporter listens unless told otherwise.
+pub const LISTEN_ADDRESS: &str = "127.0.0.1:2112";
+/// Fewest series a budget may have: a few currencies and periods must find room.
+const MIN_SERIES: usize = 100;
+
+/// The section `exporter`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExporterConfig {
+    /// Where to listen; port 0 takes a free one.
+    pub listen_address: String,
+    /// TLS and users, in the exporter toolkit's format.
+    pub web_config_file: Option<PathBuf>,
+    /// Where snapshots are kept. Nobody else may use it meanwhile.
+    pub spool_dir: PathBuf,
+    /// Most bytes the spool may take, a snapshot's predecessor and the one being written among
+    /// them. Unset: what the disk has.
+    #[serde(deserialize_with = "size")]
+    pub spool_max_bytes: Option<u64>,
+    /// From one poll of a source to the next, give or take a tenth.
+    #[serde(deserialize_with = "interval")]
+    pub poll_interval: Duration,
+    /// How long one poll tries anew after failures that may pass.
+    pub retry_for: Span,
+    /// Polls under way at once. Each holds a few batches in memory.
+    pub concurrent_polls: NonZeroUsize,
+    /// What `/metrics` sums over.
+    pub metrics: MetricsConfig,
+    /// Where reports come from.
+    #[serde(deserialize_with = "distinct")]
+    pub sources: Vec<SourceConfig>,
+}
+
+impl Default for ExporterConfig {
+    fn default() -> Self {
+        Self {
+            listen_address: LISTEN_ADDRESS.to_owned(),
+            web_config_file: None,
+            spool_dir: PathBuf::from("./costream-data/spool"),
+            spool_max_bytes: None,
+            poll_interval: Duration::from_secs(300),
+            retry_for: Span(Duration::from_secs(30)),
+            concurrent_polls: NonZeroUsize::MIN.saturating_add(1),
+            metrics: MetricsConfig::default(),
+            sources: Vec::new(),
+        }
+    }
+}
+
+/// What `/metrics` sums over.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// The columns to sum over. Source, currency and billing period are always there.
+    pub dimensions: Dimensions,
+    /// Most series of a cost metric, over all sources.
+    #[serde(deserialize_with = "budget")]
+    pub max_series: usize,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { dimensions: Dimensions::default(), max_series: 10_000 }
+    }
+}
+
+/// One source of reports.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "SourceKeys")]
+pub struct SourceConfig {
+    /// What its records call it.
+    pub name: SourceName,
+    /// Where it is.
+    pub location: Location,
+    /// Which leniency its reports need.
+    pub profile: ProfileName,
+    /// When its polls come at another pace.
+    pub poll_interval: Option<Duration>,
+}
+
+/// Where a source's reports are.
+#[derive(Clone)]
+pub enum Location {
+    /// A file, a directory (every regular file in it), or a glob.
+    Files(String),
+    /// One report behind a URL.
+    Url {
+        /// Without user and password.
+        url: Url,
+        /// What to ask with.
+        access: Box<Access>,
+    },
+}
+
+/// A source that cannot be one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidSource {
+    /// Neither or both of `path` and `url`.
+    #[error("a source has either `path` or `url`")]
+    Location,
+    /// Not a URL we can ask.
+    #[error("url {shown}: {reason}")]
+    Url {
+        /// The URL, as far as it can be shown.
+        shown: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Credentials for a file.
+    #[error("`{0}` is for sources with `url`")]
+    NotForFiles(&'static str),
+    /// Two sets of credentials.
+    #[error("`bearer_token` and `basic_auth` exclude each other")]
+    TwoCredentials,
+    /// The name is none.
+    #[error("name {0}")]
+    Name(#[from] costream_common::record::NameError),
+    /// Two sources of one name: their records could not be told apart.
+    #[error("two sources are called {0}: give one another `name`")]
+    Twice(SourceName),
+    /// An interval of nought.
+    #[error("`poll_interval` must be longer than nought")]
+    NoInterval,
+}
+
+/// A source's keys as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SourceKeys {
+    name: Option<String>,
+    path: Option<String>,
+    url: Option<String>,
+    #[serde(default)]
+    profile: Option<ProfileName>,
+    poll_interval: Option<Span>,
+    bearer_token: Option<SecretSource>,
+    basic_auth: Option<BasicAuth>,
+    #[serde(default)]
+    headers: BTreeMap<String, HeaderSource>,
+    tls: Option<Tls>,
+}
+
+impl TryFrom<SourceKeys> for SourceConfig {
+    type Error = InvalidSource;
+
+    fn try_from(keys: SourceKeys) -> Result<Self, InvalidSource> {
+        let for_urls = [
+            ("bearer_token", keys.bearer_token.is_some()),
+            ("basic_auth", keys.basic_auth.is_some()),
+            ("headers", !keys.headers.is_empty()),
+            ("tls", keys.tls.is_some()),
+        ];
+        if keys.bearer_token.is_some() && keys.basic_auth.is_some() {
+            return Err(InvalidSource::TwoCredentials);
+        }
+        let location = match (keys.path, keys.url) {
+            (Some(path), None) => match for_urls.iter().find(|(_, set)| *set) {
+                Some((key, _)) => return Err(InvalidSource::NotForFiles(key)),
+                None => Location::Files(path),
+            },
+            (None, Some(url)) => {
+                let (bearer_token, basic_auth, headers) = (keys.bearer_token, keys.basic_auth, keys.headers);
+                let tls = keys.tls.unwrap_or_default();
+                located(&url, Access { bearer_token, basic_auth, userinfo: None, headers, tls })?
+            }
+            _ => return Err(InvalidSource::Location),
+        };
+        let poll_interval = keys.poll_interval.map(|Span(interval)| interval);
+        if poll_interval.is_some_and(|interval| interval.is_zero()) {
+            return Err(InvalidSource::NoInterval);
+        }
+        let profile = keys.profile.unwrap_or(ProfileName::Auto);
+        let name = keys.name.map_or_else(|| location.name(), |name| Ok(SourceName::new(&name)?))?;
+        Ok(Self { name, location, profile, poll_interval })
+    }
+}
+
+/// Without secrets: a URL's query may hold one.
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Files(given) => f.debug_tuple("Files").field(given).finish(),
+            Self::Url { url, .. } => f.debug_tuple("Url").field(&public_url(url)).finish(),
+        }
+    }
+}
+
+impl Location {
+    /// What a source there is called when it has no name of its own.
+    fn name(&self) -> Result<SourceName, InvalidSource> {
+        Ok(match self {
+            Self::Files(given) => SourceName::new(given)?,
+            Self::Url { url, .. } => SourceName::new(&public_url(url))?,
+        })
+    }
+}
+
+fn located(text: &str, mut access: Access) -> Result<Location, InvalidSource> {
+    let mut url: Url = text.parse().map_err(|error: url::ParseError| InvalidSource::Url {
+        // What does not parse may have a secret anywhere: show where it was going.
+        shown: text.split(['?', '@', '#']).next().unwrap_or_default().to_owned(),
+        reason: error.to_string(),
+    })?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(InvalidSource::Url { shown: public_url(&url), reason: "neither http nor https".to_owned() });
+    }
+    access.take_userinfo(&mut url);
+    Ok(Location::Url { url, access: Box::new(access) })
+}
+
+impl ExporterConfig {
+    /// The configuration of `costream run`: each source a path, a URL or a glob.
+    ///
+    /// # Errors
+    /// A source is no location, or two are the same.
+    pub fn for_run(sources: &[String], profile: ProfileName, data_dir: &Path) -> Result<Self, InvalidSource> {
+        let source = |given: &String| {
+            let scheme = given.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+            let location = match scheme.as_deref() {
+                Some("http" | "https") => located(given, Access::default())?,
+                _ => Location::Files(given.clone()),
+            };
+            Ok(SourceConfig { name: location.name()?, location, profile, poll_interval: None })
+        };
+        let sources = all_distinct(sources.iter().map(source).collect::<Result<_, InvalidSource>>()?)?;
+        let poll_interval = Duration::from_secs(60);
+        Ok(Self { spool_dir: data_dir.join("spool"), poll_interval, sources, ..Self::default() })
+    }
+}
+
+fn all_distinct(sources: Vec<SourceConfig>) -> Result<Vec<SourceConfig>, InvalidSource> {
+    let mut names = BTreeSet::new();
+    match sources.iter().find(|source| !names.insert(&source.name)) {
+        Some(twice) => Err(InvalidSource::Twice(twice.name.clone())),
+        None => Ok(sources),
+    }
+}
+
+fn distinct<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SourceConfig>, D::Error> {
+    all_distinct(Vec::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+fn interval<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    match Span::deserialize(deserializer)? {
+        Span(Duration::ZERO) => Err(D::Error::custom(InvalidSource::NoInterval)),
+        Span(interval) => Ok(interval),
+    }
+}
+
+fn budget<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    match usize::deserialize(deserializer)? {
+        max_series if max_series < MIN_SERIES => Err(D::Error::custom(format!("max_series must be at least {MIN_SERIES}"))),
+        max_series => Ok(max_series),
+    }
+}
+
+/// Bytes, as a number or with a unit: `500MB`, `20GiB`.
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a size is a number of bytes, or such as 500MB or 20GiB")]
+    enum Size {
+        Bytes(u64),
+        Text(String),
+    }
+    let text = match Option::<Size>::deserialize(deserializer)? {
+        None => return Ok(None),
+        Some(Size::Bytes(bytes)) => return Ok(Some(bytes)),
+        Some(Size::Text(text)) => text,
+    };
+    let wrong = || D::Error::custom(format!("{text:?} is no size such as 500MB or 20GiB"));
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "KB" | "kB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).map(Some).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use costream_common::config::{self, ConfigError};
+
+    fn read(text: &str) -> Result<ExporterConfig, ConfigError> {
+        config::parse::<config::File<ExporterConfig>>(text, Path::new("costream.yaml")).map(|file| file.exporter)
+    }
+
+    #[test]
+    fn an_empty_section_works() {
+        let config = read("exporter: {}\n").expect("defaults");
+        assert_eq!(config.listen_address, LISTEN_ADDRESS);
+        assert!(config.sources.is_empty() && config.spool_max_bytes.is_none());
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let config = read(
+            "exporter:
+  listen_address: 0.0.0.0:1
+  web_config_file: web.yml
+  spool_dir: /spool
+  spool_max_bytes: 20GiB
+  poll_interval: 1h
+  retry_for: 1m
+  concurrent_polls: 3
+  metrics: {dimensions: [ServiceName, x_Team, Tags.org], max_series: 500}
+  sources:
+    - {path: /reports, profile: aws, poll_interval: 1d}
+    - name: azure
+      url: https://ann:secret@host/a.csv?sig=abc
+      bearer_token: {file: /token}
+      headers: {x-version: '1', x-key: {env: KEY}}
+      tls: {ca_file: /ca.pem, insecure_skip_verify: true}
+    - url: https://host/b.csv?sig=abc
+      basic_auth: {username: bob, password: {env: PASSWORD}}
+",
+        )
+        .expect("a good section");
+        assert_eq!(config.spool_max_bytes, Some(20 << 30));
+        assert_eq!(config.sources.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["/reports", "azure", "https://host/b.csv?sig=***"]);
+        let Location::Url { url, access } = &config.sources[1].location else { panic!("a url") };
+        assert!(url.as_str().ends_with("sig=abc") && access.headers.len() == 2 && access.tls.insecure_skip_verify);
+        assert!(!format!("{config:?}").contains("secret@") && !format!("{config:?}").contains("abc"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        for (section, line, says) in [
+            ("  sources:\n    - {path: a, url: 'http://b/'}\n", 3, "either `path` or `url`"),
+            ("  sources:\n    - {name: a}\n", 3, "either `path` or `url`"),
+            ("  sources:\n    - path: a\n      tls: {}\n", 3, "`tls`"),
+            ("  sources:\n    - url: 'ftp://u:pw@b/'\n", 3, "neither http nor https"),
+            ("  sources:\n    - {url: 'http://b/', bearer_token: {env: A}, basic_auth: {username: a, password: {env: B}}}\n", 3, "exclude"),
+            ("  sources:\n    - {path: a}\n    - {path: a}\n", 3, "two sources are called a"),
+            ("  sources:\n    - {pat: a}\n", 3, "pat"),
+            ("  poll_interval: 0s\n", 2, "nought"),
+            ("  spool_max_bytes: much\n", 2, "much"),
+            ("  metrics:\n    max_series: 1\n", 3, "at least 100"),
+            ("  metrics:\n    dimensions: [BilledCost]\n", 3, "BilledCost"),
+            ("  metrics:\n    dimensions: [ServiceName, serviceName]\n", 3, "service_name"),
+        ] {
+            let error = read(&format!("exporter:\n{section}")).expect_err(section).to_string();
+            assert!(error.contains(says) && error.contains(&format!("line {line}")), "{section}{error}");
+            assert!(!error.contains("pw"), "{error}");
+        }
+    }
+
+    #[test]
+    fn sources_of_the_command_line_are_told_apart() {
+        let dir = Path::new("data");
+        let given = ["costs.csv".to_owned(), "HTTPS://u:p@host/x.csv".to_owned()];
+        let config = ExporterConfig::for_run(&given, ProfileName::Auto, dir).expect("two sources");
+        assert_eq!(config.spool_dir, dir.join("spool"));
+        assert!(matches!(config.sources[0].location, Location::Files(_)));
+        assert_eq!(config.sources[1].name.as_str(), "https://host/x.csv");
+        let twice = ["a".to_owned(), "a".to_owned()];
+        assert!(matches!(ExporterConfig::for_run(&twice, ProfileName::Auto, dir), Err(InvalidSource::Twice(_))));
+    }
+}

@@ -1,0 +1,706 @@
+//! Batches and rejects in, snapshots on disk out: the spool. A generation is four files of one
+//! stem (a scope's digest and a snapshot's number): `.records.arrow` and `.rejects.arrow`, Arrow IPC
+//! streams with zstd; `.rollup.json`, what `/metrics` sums, which can be made again from the
+//! records; and `.json`, the [`Manifest`], renamed into place last, when the others are safely on the disk. So a
+//! killed poll leaves files without a manifest, and the next start removes them.
+//!
+//! A new generation takes its predecessor's place whole; the old one's files are removed when
+//! the last reader has let go. A full disk, or a budget used up, ends the writing with an error
+//! and removes what was written; what is served stays. One process at a time: a lock file says so.
+//!
+//! Everything here blocks: call it from a blocking thread. Holds a batch per writer or reader,
+//! a page of rejects and the series of one rollup; a manifest per scope.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use arrow::array::{Int64Builder, RecordBatch, StringBuilder};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::ipc::CompressionType;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
+use chrono::Utc;
+use costream_common::record::{ScopeKey, Snapshot, SnapshotId, SourceName, Totals, TotalsError, row_field};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::convert::Rejected;
+use crate::profile::ProfileName;
+use crate::rollup::{Dimensions, Rollup, Series};
+use crate::source::Seen;
+
+/// What a manifest of this form says in `format`. Others are of another version: not loaded.
+const FORMAT: u32 = 1;
+/// Rejects in one batch of the quarantine, and the bytes at which it is full earlier.
+const REJECTS_PER_BATCH: usize = 1024;
+const REJECT_BYTES_PER_BATCH: usize = 1 << 20;
+const LOCK: &str = "lock";
+const MANIFEST: &str = "json";
+const NEW_MANIFEST: &str = "json.tmp";
+const RECORDS: &str = "records.arrow";
+const REJECTS: &str = "rejects.arrow";
+const ROLLUP: &str = "rollup.json";
+const NEW_ROLLUP: &str = "rollup.json.tmp";
+const SUFFIXES: [&str; 6] = [MANIFEST, NEW_MANIFEST, RECORDS, REJECTS, ROLLUP, NEW_ROLLUP];
+
+/// Why the spool could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpoolError {
+    /// The directory cannot be made or listed.
+    #[error("open spool {}", path.display())]
+    Open {
+        /// The directory as configured.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error("spool {} is in use by another process", .0.display())]
+    Locked(PathBuf),
+    /// The disk is full, the budget is used up, or writing failed in another way.
+    #[error("write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system, or the budget, said.
+        #[source]
+        source: io::Error,
+    },
+    /// What was written cannot be read again.
+    #[error("read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: ArrowError,
+    },
+    /// A file ends before all its rows have come.
+    #[error("read {}: {read} rows of {expected}", path.display())]
+    Short {
+        /// The file.
+        path: PathBuf,
+        /// Rows that came.
+        read: u64,
+        /// Rows that were written.
+        expected: u64,
+    },
+    /// The totals cannot be kept.
+    #[error(transparent)]
+    Totals(#[from] TotalsError),
+    /// The thread that was to do it is gone.
+    #[error("write to the spool: {0}")]
+    Gone(String),
+}
+
+/// The spool's directory, and the generations that are current. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Spool {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    max_bytes: Option<u64>,
+    used_bytes: AtomicU64,
+    dimensions: Dimensions,
+    max_series: usize,
+    current: RwLock<BTreeMap<ScopeKey, Arc<Generation>>>,
+    /// Held for as long as anybody uses the spool.
+    _lock: File,
+}
+
+/// What stands in a generation's manifest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    format: u32,
+    pub(crate) snapshot: Snapshot,
+    #[serde(flatten)]
+    pub(crate) report: ReportFacts,
+    /// Rejects by reason.
+    pub(crate) rejects: BTreeMap<String, u64>,
+    records_bytes: u64,
+    rejects_bytes: u64,
+}
+
+/// What a poll found out about a report, beside its rows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ReportFacts {
+    /// What was seen of it at the source.
+    pub(crate) seen: Seen,
+    /// What would make the same bytes other records: the profile asked for, our version.
+    pub(crate) conversion: String,
+    /// The profile it was read with.
+    pub(crate) profile: ProfileName,
+    /// The FOCUS version its columns tell.
+    pub(crate) focus_version: Option<String>,
+    /// Rules of leniency applied, and how often.
+    pub(crate) rules: BTreeMap<String, u64>,
+}
+
+impl Spool {
+    /// Opens a spool: takes the lock, loads what is whole, removes what a killed poll or a
+    /// replaced generation left, and what belongs to none of `sources`.
+    ///
+    /// # Errors
+    /// The directory cannot be used, or another process uses it.
+    pub(crate) fn open(
+        dir: &Path,
+        max_bytes: Option<u64>,
+        dimensions: Dimensions,
+        max_series: usize,
+        sources: &BTreeSet<SourceName>,
+    ) -> Result<Self, SpoolError> {
+        let failed = |source| SpoolError::Open { path: dir.to_owned(), source };
+        fs::create_dir_all(dir).map_err(failed)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(failed)?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => SpoolError::Locked(dir.to_owned()),
+            TryLockError::Error(source) => failed(source),
+        })?;
+        let shared = Shared {
+            dir: dir.to_owned(),
+            max_bytes,
+            used_bytes: AtomicU64::new(0),
+            dimensions,
+            max_series,
+            current: RwLock::default(),
+            _lock: lock,
+        };
+        let spool = Self { shared: Arc::new(shared) };
+        spool.load(sources).map_err(failed)?;
+        Ok(spool)
+    }
+
+    fn load(&self, sources: &BTreeSet<SourceName>) -> io::Result<()> {
+        let dir = &self.shared.dir;
+        let mut stems = BTreeSet::new();
+        for entry in fs::read_dir(dir)? {
+            // What is not named as ours is not ours to touch.
+            if let Some((stem, _)) = entry?.file_name().to_str().and_then(ours) {
+                stems.insert(stem.to_owned());
+            }
+        }
+        for stem in stems {
+            match Generation::load(self, &stem) {
+                Ok(Some(generation)) if sources.contains(&generation.key().source) => self.swap_in(generation),
+                Ok(Some(generation)) => {
+                    tracing::info!(source = %generation.key().source, scope = %generation.key().scope, "its source is configured no more: removed from the spool");
+                    generation.superseded.store(true, Ordering::Release);
+                }
+                Ok(None) => {
+                    tracing::info!(stem, "removed what an unfinished poll left");
+                    remove(dir, &stem);
+                }
+                Err(error) => {
+                    tracing::warn!(stem, error = costream_common::report::one_line(&error), "a snapshot is damaged: removed, to be polled anew");
+                    remove(dir, &stem);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The current generations, in order of source and scope.
+    pub(crate) fn current(&self) -> Vec<Arc<Generation>> {
+        self.shared.current.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// A scope's current generation.
+    pub(crate) fn get(&self, key: &ScopeKey) -> Option<Arc<Generation>> {
+        self.shared.current.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Bytes on disk.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.shared.used_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The budget.
+    pub(crate) fn max_bytes(&self) -> Option<u64> {
+        self.shared.max_bytes
+    }
+
+    /// Makes a generation the current one of its scope, unless a later one is.
+    fn swap_in(&self, generation: Arc<Generation>) {
+        let mut current = self.shared.current.write().unwrap_or_else(PoisonError::into_inner);
+        let number = |generation: &Generation| generation.manifest.snapshot.snapshot;
+        let old = match current.get(generation.key()) {
+            Some(later) if number(later) > number(&generation) => Some(generation),
+            _ => current.insert(generation.key().clone(), generation),
+        };
+        drop(current);
+        if let Some(old) = old {
+            old.superseded.store(true, Ordering::Release);
+        }
+    }
+
+    /// Begins a generation of a scope.
+    ///
+    /// # Errors
+    /// Its files cannot be made.
+    pub(crate) fn begin(&self, key: ScopeKey, file: String, schema: &SchemaRef) -> Result<Writer, SpoolError> {
+        let previous = self.get(&key).map(|generation| generation.manifest.snapshot.snapshot);
+        let snapshot = SnapshotId::next(Utc::now(), previous);
+        let stem = stem(&key, snapshot);
+        let shared = &self.shared;
+        let mut begun = Begun { spool: self.clone(), stem, files: Vec::new(), done: false };
+        let records = begun.create(RECORDS, schema)?;
+        let rejects = begun.create(REJECTS, &rejects_schema())?;
+        let rollup = Rollup::new(shared.dimensions.clone(), shared.max_series);
+        let rejects = Quarantine { source: key.source.to_string(), file, writer: rejects, page: Page::default(), count: 0, reasons: BTreeMap::new() };
+        Ok(Writer { begun, key, snapshot, records, rejects, totals: Totals::default(), rollup })
+    }
+
+    fn path(&self, stem: &str, suffix: &str) -> PathBuf {
+        self.shared.dir.join(format!("{stem}.{suffix}"))
+    }
+}
+
+fn stem(key: &ScopeKey, snapshot: SnapshotId) -> String {
+    let digest = Sha256::digest(format!("{}\0{}", key.source, key.scope));
+    let digest: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("{digest}-{snapshot}")
+}
+
+/// The stem and suffix of a file of ours; nothing for others.
+fn ours(name: &str) -> Option<(&str, &str)> {
+    let (stem, suffix) = name.split_once('.')?;
+    let (digest, snapshot) = stem.split_once('-')?;
+    let named = digest.len() == 16 && digest.bytes().all(|b| b.is_ascii_hexdigit()) && snapshot.parse::<SnapshotId>().is_ok();
+    (named && SUFFIXES.contains(&suffix)).then_some((stem, suffix))
+}
+
+/// The manifest goes first: without it the rest is a leftover.
+fn remove(dir: &Path, stem: &str) {
+    for suffix in SUFFIXES {
+        match fs::remove_file(dir.join(format!("{stem}.{suffix}"))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!(stem, suffix, %error, "cannot remove from the spool"),
+            _ => {}
+        }
+    }
+}
+
+/// One snapshot on disk. Its files live as long as it is current or somebody reads it.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    spool: std::sync::Weak<Shared>,
+    dir: PathBuf,
+    stem: String,
+    pub(crate) manifest: Manifest,
+    seen: Mutex<Seen>,
+    superseded: AtomicBool,
+}
+
+impl Generation {
+    /// Loads what stands under a stem; nothing when its manifest is not there.
+    fn load(spool: &Spool, stem: &str) -> Result<Option<Arc<Self>>, SpoolError> {
+        let path = spool.path(stem, MANIFEST);
+        let damaged = |path: &Path, why: String| SpoolError::Read { path: path.to_owned(), source: ArrowError::IpcError(why) };
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(|error| damaged(&path, error.to_string()))?,
+        };
+        let manifest: Manifest = serde_json::from_str(&text).map_err(|error| damaged(&path, error.to_string()))?;
+        if manifest.format != FORMAT || self::stem(&manifest.snapshot.key, manifest.snapshot.snapshot) != stem {
+            return Err(damaged(&path, "it was written by another version".to_owned()));
+        }
+        for (suffix, bytes) in [(RECORDS, manifest.records_bytes), (REJECTS, manifest.rejects_bytes)] {
+            let path = spool.path(stem, suffix);
+            let found = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+            if found != bytes {
+                return Err(damaged(&path, format!("it has {found} bytes of {bytes}")));
+            }
+        }
+        spool.shared.used_bytes.fetch_add(manifest.records_bytes + manifest.rejects_bytes, Ordering::Relaxed);
+        let generation = Self::new(spool, stem.to_owned(), manifest);
+        generation.records()?;
+        generation.rejects()?;
+        if generation.series_on_disk(&spool.shared).is_none() {
+            generation.sum_anew(&spool.shared)?;
+        }
+        Ok(Some(Arc::new(generation)))
+    }
+
+    fn new(spool: &Spool, stem: String, manifest: Manifest) -> Self {
+        let seen = Mutex::new(manifest.report.seen.clone());
+        let dir = spool.shared.dir.clone();
+        Self { spool: Arc::downgrade(&spool.shared), dir, stem, manifest, seen, superseded: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn key(&self) -> &ScopeKey {
+        &self.manifest.snapshot.key
+    }
+
+    pub(crate) fn snapshot(&self) -> &Snapshot {
+        &self.manifest.snapshot
+    }
+
+    /// What was last seen of the report at the source.
+    pub(crate) fn seen(&self) -> Seen {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The rows taken.
+    pub(crate) fn records(&self) -> Result<Batches, SpoolError> {
+        Batches::open(self.path(RECORDS), self.manifest.snapshot.totals.rows())
+    }
+
+    /// The rows refused.
+    pub(crate) fn rejects(&self) -> Result<Batches, SpoolError> {
+        Batches::open(self.path(REJECTS), self.manifest.snapshot.rejected)
+    }
+
+    /// What `/metrics` shows of it.
+    pub(crate) fn series(&self) -> Result<Vec<Series>, SpoolError> {
+        let Some(shared) = self.spool.upgrade() else { return Ok(Vec::new()) };
+        match self.series_on_disk(&shared) {
+            Some(series) => Ok(series),
+            None => self.sum_anew(&shared),
+        }
+    }
+
+    fn series_on_disk(&self, shared: &Shared) -> Option<Vec<Series>> {
+        let file = File::open(self.path(ROLLUP)).ok()?;
+        let sums: OwnedSums = serde_json::from_reader(io::BufReader::new(file)).ok()?;
+        (sums.over == shared.sums_over()).then_some(sums.series)
+    }
+
+    fn sum_anew(&self, shared: &Shared) -> Result<Vec<Series>, SpoolError> {
+        let mut rollup = Rollup::new(shared.dimensions.clone(), shared.max_series);
+        for batch in self.records()? {
+            rollup.add_batch(self.key().source.as_str(), &batch?);
+        }
+        let series = rollup.into_series();
+        let path = self.path(NEW_ROLLUP);
+        let failed = |source| SpoolError::Write { path: path.clone(), source };
+        let mut file = BufWriter::new(File::create(&path).map_err(failed)?);
+        write_sums(&mut file, shared, &series).map_err(failed)?;
+        file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;
+        fs::rename(&path, self.path(ROLLUP)).map_err(failed)?;
+        Ok(series)
+    }
+
+    /// Notes that the same report was seen again, with other marks.
+    ///
+    /// # Errors
+    /// The manifest cannot be written; the old one stays.
+    pub(crate) fn seen_again(&self, seen: Seen) -> Result<(), SpoolError> {
+        let mut manifest = self.manifest.clone();
+        manifest.report.seen = seen.clone();
+        write_manifest(&self.dir, &self.stem, &manifest)?;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        Ok(())
+    }
+
+    fn path(&self, suffix: &str) -> PathBuf {
+        self.dir.join(format!("{}.{suffix}", self.stem))
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        if self.superseded.load(Ordering::Acquire) {
+            remove(&self.dir, &self.stem);
+            if let Some(shared) = self.spool.upgrade() {
+                shared.used_bytes.fetch_sub(self.manifest.records_bytes + self.manifest.rejects_bytes, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn sums_over(&self) -> String {
+        format!("{}{}", self.dimensions.fingerprint(), self.max_series)
+    }
+}
+
+#[derive(Serialize)]
+struct Sums<'a> {
+    over: String,
+    series: &'a [Series],
+}
+
+#[derive(Deserialize)]
+struct OwnedSums {
+    over: String,
+    series: Vec<Series>,
+}
+
+fn write_sums(writer: &mut impl Write, shared: &Shared, series: &[Series]) -> io::Result<()> {
+    serde_json::to_writer(&mut *writer, &Sums { over: shared.sums_over(), series })?;
+    writer.flush()
+}
+
+fn write_manifest(dir: &Path, stem: &str, manifest: &Manifest) -> Result<(), SpoolError> {
+    let path = dir.join(format!("{stem}.{NEW_MANIFEST}"));
+    let failed = |source| SpoolError::Write { path: path.clone(), source };
+    let text = serde_json::to_vec(manifest).map_err(|error| failed(error.into()))?;
+    let mut file = File::create(&path).map_err(failed)?;
+    file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
+    fs::rename(&path, dir.join(format!("{stem}.{MANIFEST}"))).map_err(failed)?;
+    // The names, too, must outlive a power cut. Not every system can open a directory.
+    if let Ok(dir) = File::open(dir) {
+        dir.sync_all().map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// A file's batches, one at a time; an error when there are fewer rows than were written.
+pub(crate) struct Batches {
+    path: PathBuf,
+    reader: StreamReader<io::BufReader<File>>,
+    read: u64,
+    expected: u64,
+    ended: bool,
+}
+
+impl Batches {
+    fn open(path: PathBuf, expected: u64) -> Result<Self, SpoolError> {
+        let opened = File::open(&path).map_err(ArrowError::from).and_then(|file| StreamReader::try_new_buffered(file, None));
+        match opened {
+            Ok(reader) => Ok(Self { path, reader, read: 0, expected, ended: false }),
+            Err(source) => Err(SpoolError::Read { path, source }),
+        }
+    }
+
+    /// The columns, our row ordinal the last.
+    pub(crate) fn schema(&self) -> SchemaRef {
+        self.reader.schema()
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<RecordBatch, SpoolError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let batch = self.reader.next();
+        self.ended = !matches!(batch, Some(Ok(_)));
+        match batch {
+            Some(Ok(batch)) => {
+                self.read += u64::try_from(batch.num_rows()).unwrap_or_default();
+                Some(Ok(batch))
+            }
+            Some(Err(source)) => Some(Err(SpoolError::Read { path: self.path.clone(), source })),
+            None if self.read == self.expected => None,
+            None => Some(Err(SpoolError::Short { path: self.path.clone(), read: self.read, expected: self.expected })),
+        }
+    }
+}
+
+/// The columns of the quarantine.
+pub(crate) fn rejects_schema() -> SchemaRef {
+    let text = |name, nullable| Field::new(name, DataType::Utf8, nullable);
+    Arc::new(Schema::new(vec![
+        text("source", false),
+        text("file", false),
+        Field::new("row", DataType::Int64, false),
+        text("column", true),
+        text("reason", false),
+        text("text", false),
+        row_field(),
+    ]))
+}
+
+/// A generation being written. Dropped before it is committed, it leaves nothing.
+pub(crate) struct Writer {
+    begun: Begun,
+    key: ScopeKey,
+    snapshot: SnapshotId,
+    records: StreamWriter<BufWriter<Metered>>,
+    rejects: Quarantine,
+    totals: Totals,
+    rollup: Rollup,
+}
+
+impl Writer {
+    /// Adds rows.
+    pub(crate) fn batch(&mut self, batch: &RecordBatch) -> Result<(), SpoolError> {
+        self.totals.add_batch(batch)?;
+        self.rollup.add_batch(self.key.source.as_str(), batch);
+        self.records.write(batch).map_err(|error| self.begun.failed(RECORDS, error))
+    }
+
+    /// Puts a row in quarantine.
+    pub(crate) fn reject(&mut self, rejected: &Rejected) -> Result<(), SpoolError> {
+        self.rejects.add(rejected).map_err(|error| self.begun.failed(REJECTS, error))
+    }
+
+    /// Puts the generation in its predecessor's place.
+    ///
+    /// # Errors
+    /// The disk is full or the budget used up: the predecessor stays.
+    pub(crate) fn commit(mut self, report: ReportFacts) -> Result<Arc<Generation>, SpoolError> {
+        let begun = &mut self.begun;
+        self.rejects.flush().map_err(|error| begun.failed(REJECTS, error))?;
+        let records_bytes = begun.finish(RECORDS, self.records)?;
+        let rejects_bytes = begun.finish(REJECTS, self.rejects.writer)?;
+        let shared = Arc::clone(&begun.spool.shared);
+
+        let path = begun.spool.path(&begun.stem, ROLLUP);
+        let failed = |source| SpoolError::Write { path: path.clone(), source };
+        let mut sums = BufWriter::new(File::create(&path).map_err(failed)?);
+        write_sums(&mut sums, &shared, &self.rollup.into_series()).map_err(failed)?;
+        sums.get_ref().sync_all().map_err(failed)?;
+
+        let snapshot =
+            Snapshot { key: self.key, snapshot: self.snapshot, taken_at: Utc::now(), rejected: self.rejects.count, totals: self.totals };
+        let manifest = Manifest { format: FORMAT, snapshot, report, rejects: self.rejects.reasons, records_bytes, rejects_bytes };
+        write_manifest(&shared.dir, &begun.stem, &manifest)?;
+        begun.done = true;
+        let generation = Arc::new(Generation::new(&begun.spool, begun.stem.clone(), manifest));
+        begun.spool.swap_in(Arc::clone(&generation));
+        Ok(generation)
+    }
+}
+
+/// The files of a generation that is not one yet.
+struct Begun {
+    spool: Spool,
+    stem: String,
+    files: Vec<Arc<AtomicU64>>,
+    done: bool,
+}
+
+impl Begun {
+    fn create(&mut self, suffix: &str, schema: &SchemaRef) -> Result<StreamWriter<BufWriter<Metered>>, SpoolError> {
+        let path = self.spool.path(&self.stem, suffix);
+        let file = File::create(path).map_err(|error| self.failed(suffix, error.into()))?;
+        let bytes = Arc::new(AtomicU64::new(0));
+        self.files.push(Arc::clone(&bytes));
+        let metered = Metered { file, bytes, spool: self.spool.clone() };
+        IpcWriteOptions::default()
+            .try_with_compression(Some(CompressionType::ZSTD))
+            .and_then(|options| StreamWriter::try_new_with_options(BufWriter::new(metered), schema, options))
+            .map_err(|error| self.failed(suffix, error))
+    }
+
+    /// Ends a file and brings it to the disk; its length in bytes.
+    fn finish(&self, suffix: &str, writer: StreamWriter<BufWriter<Metered>>) -> Result<u64, SpoolError> {
+        let mut writer = writer;
+        let finished = writer.finish().and_then(|()| writer.into_inner()).map_err(|error| self.failed(suffix, error))?;
+        let file = finished.into_inner().map_err(|error| self.failed(suffix, error.into_error().into()))?;
+        file.file.sync_all().map_err(|error| self.failed(suffix, error.into()))?;
+        Ok(file.bytes.load(Ordering::Relaxed))
+    }
+
+    fn failed(&self, suffix: &str, error: ArrowError) -> SpoolError {
+        let source = match error {
+            ArrowError::IoError(_, source) => source,
+            other => io::Error::other(other),
+        };
+        SpoolError::Write { path: self.spool.path(&self.stem, suffix), source }
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if !self.done {
+            remove(&self.spool.shared.dir, &self.stem);
+            let bytes = self.files.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum();
+            self.spool.shared.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A file whose bytes count towards the budget.
+struct Metered {
+    file: File,
+    bytes: Arc<AtomicU64>,
+    spool: Spool,
+}
+
+impl Write for Metered {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let Shared { used_bytes, max_bytes, .. } = &*self.spool.shared;
+        let wanted = u64::try_from(buffer.len()).unwrap_or(u64::MAX);
+        let before = used_bytes.fetch_add(wanted, Ordering::Relaxed);
+        let written = match max_bytes {
+            Some(max) if before.saturating_add(wanted) > *max => Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!("the spool's budget of {max} bytes (spool_max_bytes) is used up"),
+            )),
+            _ => self.file.write(buffer),
+        };
+        let kept = written.as_ref().map_or(0, |written| u64::try_from(*written).unwrap_or_default());
+        used_bytes.fetch_sub(wanted - kept, Ordering::Relaxed);
+        self.bytes.fetch_add(kept, Ordering::Relaxed);
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// The refused rows, on their way to the disk.
+struct Quarantine {
+    source: String,
+    file: String,
+    writer: StreamWriter<BufWriter<Metered>>,
+    page: Page,
+    count: u64,
+    reasons: BTreeMap<String, u64>,
+}
+
+#[derive(Default)]
+struct Page {
+    rows: Int64Builder,
+    columns: StringBuilder,
+    reasons: StringBuilder,
+    texts: StringBuilder,
+    length: usize,
+}
+
+impl Quarantine {
+    fn add(&mut self, rejected: &Rejected) -> Result<(), ArrowError> {
+        let reason = rejected.reason.as_str();
+        self.count += 1;
+        *self.reasons.entry(reason.to_owned()).or_default() += 1;
+        let page = &mut self.page;
+        page.rows.append_value(i64::try_from(rejected.row).unwrap_or(i64::MAX));
+        page.columns.append_option(rejected.column.as_deref());
+        page.reasons.append_value(reason);
+        page.texts.append_value(&rejected.text);
+        page.length += 1;
+        let bytes = page.columns.values_slice().len() + page.texts.values_slice().len();
+        if page.length >= REJECTS_PER_BATCH || bytes >= REJECT_BYTES_PER_BATCH { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), ArrowError> {
+        let Page { mut rows, mut columns, mut reasons, mut texts, length } = std::mem::take(&mut self.page);
+        if length == 0 {
+            return Ok(());
+        }
+        let constant = |text: &str| Arc::new(arrow::array::StringArray::from_iter_values(std::iter::repeat_n(text, length)));
+        let last = i64::try_from(self.count).unwrap_or(i64::MAX);
+        let first = last - i64::try_from(length).unwrap_or_default() + 1;
+        let batch = RecordBatch::try_new(
+            rejects_schema(),
+            vec![
+                constant(&self.source),
+                constant(&self.file),
+                Arc::new(rows.finish()),
+                Arc::new(columns.finish()),
+                Arc::new(reasons.finish()),
+                Arc::new(texts.finish()),
+                Arc::new(arrow::array::Int64Array::from_iter_values(first..=last)),
+            ],
+        )?;
+        self.writer.write(&batch)
+    }
+}
+
+#[cfg(test)]
+mod tests;

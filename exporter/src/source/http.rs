@@ -1,0 +1,43 @@
+//! One report behind a URL: asked for with what the server said last time, so that one that
+//! has not changed is not sent again. The body is read as it comes.
+
+use costream_common::http::client::{Access, Answer, Ask, Client, ClientError, Validators, public_url};
+use costream_common::record::ScopeName;
+use url::Url;
+
+use super::{Fetched, Item, Mark, Receipt, SourceError};
+
+#[derive(Debug)]
+pub(super) struct Remote {
+    url: Url,
+    shown: String,
+    client: Client,
+}
+
+impl Remote {
+    pub(super) fn new(url: Url, access: Access) -> Result<Self, ClientError> {
+        Ok(Self { shown: public_url(&url), url, client: Client::new(access)? })
+    }
+
+    /// The report's scope: the last part of the URL's path, as a file's is its name.
+    pub(super) fn item(&self) -> Result<Item, SourceError> {
+        let last = self.url.path_segments().and_then(|mut parts| parts.rfind(|part| !part.is_empty()));
+        let scope = last.or(self.url.host_str()).unwrap_or(&self.shown);
+        let scope = ScopeName::new(scope).map_err(|source| SourceError::Name { shown: self.shown.clone(), source: Some(source) })?;
+        Ok(Item { scope, shown: self.shown.clone() })
+    }
+
+    pub(super) async fn fetch(&self, known: Option<&Validators>) -> Result<Fetched, SourceError> {
+        if self.client.is_insecure() {
+            tracing::warn!(url = self.shown, "tls.insecure_skip_verify: whoever answers is believed");
+        }
+        let ask = Ask { validators: known, ..Ask::default() };
+        match self.client.get(&self.url, ask).await? {
+            Answer::Unchanged => Ok(Fetched::Unchanged),
+            Answer::Fresh(fresh) => {
+                let mark = Mark::Http(fresh.validators());
+                Ok(Receipt::of(fresh.into_reader(), &self.shown, mark))
+            }
+        }
+    }
+}

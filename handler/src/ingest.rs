@@ -1,0 +1,309 @@
+//! A delivery as it came in, checked and given its table form: what reaches a store here is
+//! what was announced, or nothing. In: batches with a report's own column names, maybe with
+//! `x_source`, `x_scope` and `x_snapshot` columns. Out: [`StoreWrite`] calls with lower-case
+//! columns of types that a table has.
+//!
+//! Holds one batch at a time. Refuses a column of a type that no table has, a row of another
+//! source, scope or snapshot, and totals other than the announced ones: each before the store
+//! has committed.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use costream_common::record::{ColumnKind, ScopeKey, SnapshotId, Totals, TotalsError, TotalsMismatch, X_SCOPE, X_SNAPSHOT, X_SOURCE};
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+
+use crate::ident::{ColumnName, TableName};
+use crate::store::{Batches, Delivery, StoreError, StoreWrite, Upsert};
+
+/// The way into a store. Cheap to clone.
+#[derive(Clone)]
+pub struct Ingest {
+    store: Arc<dyn StoreWrite>,
+}
+
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Rows read from the delivery; nought when the snapshot was stored already.
+    pub received: u64,
+    /// Rows written.
+    pub stored: u64,
+    /// Rows refused. A delivery is taken whole or not at all, so none today.
+    pub rejected: u64,
+    /// This snapshot, or a later one of its scope, was stored before.
+    pub already: bool,
+}
+
+/// Why a delivery was not stored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IngestError {
+    /// A column is of a type that no table has.
+    #[error("column {column} is {found}: text, decimal(38,18), timestamp in UTC, map of texts, integer, double and boolean are taken")]
+    Type {
+        /// The column.
+        column: String,
+        /// Its type.
+        found: DataType,
+    },
+    /// A batch does not have the columns that the delivery announced.
+    #[error("a batch has other columns than its delivery")]
+    Columns,
+    /// A row says that it belongs elsewhere.
+    #[error("column {column} says {found:?} in a delivery of {expected:?}")]
+    Elsewhere {
+        /// `x_source`, `x_scope` or `x_snapshot`.
+        column: &'static str,
+        /// The delivery's.
+        expected: String,
+        /// The row's.
+        found: String,
+    },
+    /// What arrived is not what was announced.
+    #[error(transparent)]
+    Totals(#[from] TotalsMismatch),
+    /// The totals could not be kept.
+    #[error("control totals of the delivery")]
+    Uncountable(#[from] TotalsError),
+    /// A batch could not be given its table form.
+    #[error("convert a batch of the delivery")]
+    Convert(#[from] ArrowError),
+    /// The store did not take it, or the sender's stream failed.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl IngestError {
+    /// Whether the same delivery may succeed later without anybody's doing.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            // What arrived may have been cut on its way.
+            Self::Totals(_) => true,
+            Self::Store(error) => error.is_retryable(),
+            _ => false,
+        }
+    }
+
+    /// Whether the fault lies with what was sent, rather than with the store.
+    pub fn is_callers(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_callers(),
+            _ => true,
+        }
+    }
+}
+
+/// A check of ours that failed inside the store's stream comes back as itself.
+impl From<StoreError> for IngestError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Cut { table, source } => match source.downcast::<Self>() {
+                Ok(ours) => *ours,
+                Err(source) => Self::Store(StoreError::Cut { table, source }),
+            },
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl fmt::Debug for Ingest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ingest").finish_non_exhaustive()
+    }
+}
+
+impl Ingest {
+    /// The way into `store`.
+    pub fn new(store: Arc<dyn StoreWrite>) -> Self {
+        Self { store }
+    }
+
+    /// Stores a snapshot in the place of its scope's rows, once, when all of it has arrived and
+    /// its totals are those `announced`.
+    ///
+    /// # Errors
+    /// Nothing has changed in the store: the delivery is not what it says, or the store failed.
+    pub async fn deliver(&self, delivery: Delivery, announced: Option<Totals>) -> Result<Receipt, IngestError> {
+        let Delivery { table, key, snapshot, schema, batches } = delivery;
+        let form = TableForm::of(&schema, Some((&key, snapshot)))?;
+        let received = Arc::new(AtomicU64::new(0));
+        let delivery = Delivery {
+            table,
+            key,
+            snapshot,
+            schema: form.schema.clone(),
+            batches: checked(batches, form, announced, received.clone()),
+        };
+        let committed = self.store.replace_scope(delivery).await?;
+        Ok(Receipt {
+            received: received.load(Ordering::Relaxed),
+            stored: committed.rows,
+            rejected: 0,
+            already: committed.already,
+        })
+    }
+
+    /// Stores rows by key; see [`StoreWrite::upsert`].
+    ///
+    /// # Errors
+    /// A column is of a type that no table has, or the store failed; rows before the failure
+    /// may be stored.
+    pub async fn upsert(&self, upsert: Upsert) -> Result<Receipt, IngestError> {
+        let Upsert { table, key, schema, batches } = upsert;
+        let form = TableForm::of(&schema, None)?;
+        let received = Arc::new(AtomicU64::new(0));
+        let upsert = Upsert { table, key, schema: form.schema.clone(), batches: checked(batches, form, None, received) };
+        let upserted = self.store.upsert(upsert).await?;
+        Ok(Receipt { received: upserted.received, stored: upserted.stored, rejected: 0, already: false })
+    }
+
+    /// The snapshot that a scope has in a table.
+    ///
+    /// # Errors
+    /// The store could not be asked.
+    pub async fn committed(&self, table: &TableName, key: &ScopeKey) -> Result<Option<SnapshotId>, IngestError> {
+        Ok(self.store.committed(table, key).await?)
+    }
+}
+
+/// The batches in their table form; the stream's last item is an error when the totals are
+/// not those announced.
+fn checked(batches: Batches, form: TableForm, announced: Option<Totals>, received: Arc<AtomicU64>) -> Batches {
+    struct State {
+        batches: Batches,
+        form: TableForm,
+        announced: Option<Totals>,
+        totals: Totals,
+        received: Arc<AtomicU64>,
+    }
+    impl State {
+        fn take(&mut self, batch: &RecordBatch) -> Result<RecordBatch, IngestError> {
+            let batch = self.form.apply(batch)?;
+            if self.announced.is_some() {
+                self.totals.add_batch(&batch)?;
+            }
+            self.received.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+            Ok(batch)
+        }
+    }
+    let state = State { batches, form, announced, totals: Totals::default(), received };
+    // `None` once an error or the end has been told.
+    futures::stream::unfold(Some(state), |state| async move {
+        let mut state = state?;
+        match state.batches.next().await {
+            Some(Ok(batch)) => match state.take(&batch) {
+                Ok(batch) => Some((Ok(batch), Some(state))),
+                Err(error) => Some((Err(error.into()), None)),
+            },
+            Some(Err(error)) => Some((Err(error), None)),
+            None => match state.announced.map(|announced| state.totals.check(&announced)) {
+                Some(Err(mismatch)) => Some((Err(IngestError::Totals(mismatch).into()), None)),
+                _ => None,
+            },
+        }
+    })
+    .boxed()
+}
+
+/// How a delivery's columns become a table's.
+struct TableForm {
+    incoming: SchemaRef,
+    schema: SchemaRef,
+    /// The delivered column of each table column.
+    columns: Vec<usize>,
+    /// Delivered columns that must say the same in every row, and what.
+    constants: Vec<(usize, &'static str, String)>,
+}
+
+impl TableForm {
+    /// `constants`: what the delivery's `x_source`, `x_scope` and `x_snapshot` columns must say;
+    /// nothing leaves columns of such names alone.
+    fn of(incoming: &SchemaRef, constants: Option<(&ScopeKey, SnapshotId)>) -> Result<Self, IngestError> {
+        let mut form = Self { incoming: incoming.clone(), schema: Arc::new(Schema::empty()), columns: Vec::new(), constants: Vec::new() };
+        let constants: Vec<(&'static str, String)> = constants.map_or_else(Vec::new, |(key, snapshot)| {
+            vec![(X_SOURCE, key.source.to_string()), (X_SCOPE, key.scope.to_string()), (X_SNAPSHOT, snapshot.to_string())]
+        });
+        for (at, field) in incoming.fields().iter().enumerate() {
+            match constants.iter().find(|(name, _)| name.eq_ignore_ascii_case(field.name())) {
+                Some((name, value)) => {
+                    if table_type(field.data_type()) != Some(DataType::Utf8) {
+                        return Err(IngestError::Type { column: (*name).to_owned(), found: field.data_type().clone() });
+                    }
+                    form.constants.push((at, name, value.clone()));
+                }
+                None => form.columns.push(at),
+            }
+        }
+        let names = ColumnName::of_all(form.columns.iter().map(|at| incoming.field(*at).name().as_str()));
+        let fields = names.iter().zip(&form.columns).map(|(name, at)| {
+            let field = incoming.field(*at);
+            let data_type = table_type(field.data_type())
+                .ok_or_else(|| IngestError::Type { column: field.name().clone(), found: field.data_type().clone() })?;
+            Ok(Field::new(name.as_str(), data_type, true))
+        });
+        form.schema = Arc::new(Schema::new(fields.collect::<Result<Vec<_>, IngestError>>()?));
+        Ok(form)
+    }
+
+    fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch, IngestError> {
+        let same = |(a, b): (&Arc<Field>, &Arc<Field>)| a.name() == b.name() && a.data_type() == b.data_type();
+        let schema = batch.schema_ref();
+        if schema.fields().len() != self.incoming.fields().len() || !schema.fields().iter().zip(self.incoming.fields()).all(same) {
+            return Err(IngestError::Columns);
+        }
+        for (at, column, expected) in &self.constants {
+            if let Some(found) = first_other(batch.column(*at), expected)? {
+                return Err(IngestError::Elsewhere { column, expected: expected.clone(), found });
+            }
+        }
+        let columns = self.columns.iter().zip(self.schema.fields()).map(|(at, field)| {
+            let column = batch.column(*at);
+            if column.data_type() == field.data_type() { Ok(column.clone()) } else { cast(column, field.data_type()) }
+        });
+        let columns = columns.collect::<Result<Vec<ArrayRef>, ArrowError>>()?;
+        let rows = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        Ok(RecordBatch::try_new_with_options(self.schema.clone(), columns, &rows)?)
+    }
+}
+
+/// The type of the table's column for a delivered one: itself, or text for its other encodings.
+fn table_type(delivered: &DataType) -> Option<DataType> {
+    match delivered {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => Some(DataType::Utf8),
+        DataType::Dictionary(_, value) => table_type(value),
+        DataType::Int64 | DataType::Float64 | DataType::Boolean => Some(delivered.clone()),
+        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::UInt8 | DataType::UInt16 | DataType::UInt32 => Some(DataType::Int64),
+        DataType::Map(entries, _) => {
+            let DataType::Struct(entry) = entries.data_type() else { return None };
+            let texts = entry.len() == 2 && entry.iter().all(|field| *field.data_type() == DataType::Utf8);
+            texts.then(|| ColumnKind::Tags.data_type())
+        }
+        other => ColumnKind::of(other).map(|_| other.clone()),
+    }
+}
+
+/// The first text in a column other than `expected`; a null is one. Looks at a dictionary's values
+/// once each.
+fn first_other(column: &ArrayRef, expected: &str) -> Result<Option<String>, ArrowError> {
+    let other = |texts: &StringArray, at: usize| texts.is_null(at) || texts.value(at) != expected;
+    let shown = |texts: &StringArray, at: usize| if texts.is_null(at) { "null".to_owned() } else { texts.value(at).to_owned() };
+    if column.null_count() == 0
+        && let Some(dictionary) = column.as_any_dictionary_opt()
+    {
+        let values = cast(dictionary.values(), &DataType::Utf8)?;
+        let values = values.as_string::<i32>();
+        let wrong: Vec<bool> = (0..values.len()).map(|at| other(values, at)).collect();
+        let first = dictionary.normalized_keys().into_iter().find(|key| wrong.get(*key).copied().unwrap_or(true));
+        return Ok(first.map(|key| shown(values, key)));
+    }
+    let texts = cast(column, &DataType::Utf8)?;
+    let texts = texts.as_string::<i32>();
+    Ok((0..texts.len()).find(|at| other(texts, *at)).map(|at| shown(texts, at)))
+}

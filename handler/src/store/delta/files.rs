@@ -1,0 +1,345 @@
+//! Record batches in, parquet files of a table out, one set per partition, with the [`Add`]
+//! actions that make them part of it. Nothing is visible until those are committed; files
+//! that are not committed are deleted when the writer is dropped.
+//!
+//! Peak memory: [`MAX_ENCODED_BYTES`] of encoded rows, [`MAX_OPEN_FILES`] upload buffers of
+//! [`UPLOAD_BUFFER_BYTES`], and one batch.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, new_null_array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::error::ArrowError;
+use arrow::row::{RowConverter, SortField};
+use chrono::{DateTime, SecondsFormat, Utc};
+use deltalake::kernel::{Add, LogicalFileView};
+use object_store::buffered::BufWriter;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStream};
+use parquet::arrow::async_writer::ParquetObjectWriter;
+use parquet::arrow::{AsyncArrowWriter, ParquetRecordBatchStreamBuilder, ProjectionMask};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+
+use super::stats;
+
+/// Files written at the same time: one for each of the partitions last written to.
+const MAX_OPEN_FILES: usize = 8;
+/// Encoded rows kept in memory, over all open files; beyond it the largest row group is written.
+const MAX_ENCODED_BYTES: usize = 64 << 20;
+/// Rows of one row group.
+const MAX_ROW_GROUP_ROWS: usize = 128 << 10;
+/// Rows of a batch that is read to be written again.
+const READ_BATCH_ROWS: usize = 8192;
+/// What an upload buffers: the least that object stores take as a part.
+const UPLOAD_BUFFER_BYTES: usize = 5 << 20;
+/// Files that one commit may add: a report scattered over more partitions is a mistake.
+const MAX_FILES: usize = 20_000;
+
+/// Values of the partition columns, in their order, as the Delta log spells them.
+pub(super) type PartitionValues = Vec<Option<String>>;
+
+/// What went wrong with a table's files.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// A batch could not be taken apart or put together.
+    #[error("arrange rows by partition")]
+    Arrow(#[from] ArrowError),
+    /// A file could not be encoded, read or written.
+    #[error("parquet file")]
+    Parquet(#[from] ParquetError),
+    /// Partition columns are text or timestamps.
+    #[error("column {0} cannot be partitioned by")]
+    Partition(String),
+    /// Another program has marked rows of it as deleted, which is not understood here.
+    #[error("a file with a deletion vector cannot be rewritten")]
+    DeletionVector,
+    /// Too many partitions in one delivery.
+    #[error("more than {MAX_FILES} files in one commit: too many billing periods")]
+    TooManyFiles,
+}
+
+/// Writes batches of one schema into files by partition.
+pub(super) struct PartitionWriter {
+    store: Arc<dyn ObjectStore>,
+    /// Folder of the files, below the table's.
+    folder: String,
+    schema: SchemaRef,
+    partition_columns: Vec<String>,
+    /// Partition columns with one value for all rows; batches do not have them.
+    fixed: HashMap<String, Option<String>>,
+    target_bytes: usize,
+    /// Most recently written last.
+    open: Vec<OpenFile>,
+    written: Written,
+    rows: u64,
+}
+
+/// Finished files; deleted when dropped before [`Written::keep`].
+pub(super) struct Written {
+    store: Arc<dyn ObjectStore>,
+    adds: Vec<Add>,
+    /// Files begun and not finished.
+    begun: Vec<Path>,
+}
+
+struct OpenFile {
+    values: PartitionValues,
+    path: Path,
+    writer: AsyncArrowWriter<ParquetObjectWriter>,
+}
+
+impl PartitionWriter {
+    /// `schema`: of every batch, the partition columns that are not `fixed` among them.
+    pub(super) fn new(
+        store: Arc<dyn ObjectStore>,
+        folder: String,
+        schema: SchemaRef,
+        partition_columns: Vec<String>,
+        fixed: HashMap<String, Option<String>>,
+        target_bytes: usize,
+    ) -> Self {
+        let written = Written { store: store.clone(), adds: Vec::new(), begun: Vec::new() };
+        Self { store, folder, schema, partition_columns, fixed, target_bytes, open: Vec::new(), written, rows: 0 }
+    }
+
+    /// Rows written so far.
+    pub(super) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    pub(super) async fn write(&mut self, batch: &RecordBatch) -> Result<(), FileError> {
+        self.rows += batch.num_rows() as u64;
+        for (values, part) in self.by_partition(batch)? {
+            self.write_part(values, &part).await?;
+        }
+        Ok(())
+    }
+
+    /// Finishes every file.
+    pub(super) async fn finish(mut self) -> Result<Written, FileError> {
+        while let Some(file) = self.open.pop() {
+            self.close(file).await?;
+        }
+        Ok(self.written)
+    }
+
+    /// The rows of a batch by partition, without the partition columns.
+    fn by_partition(&self, batch: &RecordBatch) -> Result<Vec<(PartitionValues, RecordBatch)>, FileError> {
+        if batch.num_rows() == 0 {
+            return Ok(Vec::new());
+        }
+        let data: Vec<usize> = (0..batch.num_columns())
+            .filter(|at| !self.partition_columns.contains(batch.schema_ref().field(*at).name()))
+            .collect();
+        let whole = batch.project(&data)?;
+        let varying = self.partition_columns.iter().filter(|name| !self.fixed.contains_key(*name));
+        let keys = varying.map(|name| batch.column_by_name(name).cloned().ok_or_else(|| FileError::Partition(name.clone())));
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        if keys.is_empty() {
+            return Ok(vec![(self.values_at(batch, 0)?, whole)]);
+        }
+        let fields = keys.iter().map(|key| SortField::new(key.data_type().clone())).collect();
+        let rows = RowConverter::new(fields)?.convert_columns(&keys)?;
+        let mut places: HashMap<&[u8], usize> = HashMap::new();
+        let mut parts: Vec<Vec<u32>> = Vec::new();
+        for (at, row) in (0_u32..).zip(rows.iter()) {
+            let place = *places.entry(row.data()).or_insert_with(|| {
+                parts.push(Vec::new());
+                parts.len() - 1
+            });
+            parts[place].push(at);
+        }
+        let whole_at_once = parts.len() == 1;
+        parts
+            .into_iter()
+            .map(|part| {
+                let first = part.first().map_or(0, |at| *at as usize);
+                let values = self.values_at(batch, first)?;
+                let rows = if whole_at_once { whole.clone() } else { take_record_batch(&whole, &UInt32Array::from(part))? };
+                Ok((values, rows))
+            })
+            .collect()
+    }
+
+    fn values_at(&self, batch: &RecordBatch, row: usize) -> Result<PartitionValues, FileError> {
+        let value = |name: &String| match (self.fixed.get(name), batch.column_by_name(name)) {
+            (Some(value), _) => Ok(value.clone()),
+            (None, Some(column)) => partition_value(column, row, name),
+            (None, None) => Err(FileError::Partition(name.clone())),
+        };
+        self.partition_columns.iter().map(value).collect()
+    }
+
+    async fn write_part(&mut self, values: PartitionValues, part: &RecordBatch) -> Result<(), FileError> {
+        let mut file = match self.open.iter().position(|file| file.values == values) {
+            Some(at) => self.open.remove(at),
+            None => {
+                if self.open.len() >= MAX_OPEN_FILES {
+                    let least_recent = self.open.remove(0);
+                    self.close(least_recent).await?;
+                }
+                self.begin(values)?
+            }
+        };
+        file.writer.write(part).await?;
+        if file.writer.bytes_written() + file.writer.in_progress_size() >= self.target_bytes {
+            self.close(file).await?;
+        } else {
+            self.open.push(file);
+        }
+        if self.open.iter().map(|file| file.writer.memory_size()).sum::<usize>() > MAX_ENCODED_BYTES
+            && let Some(largest) = self.open.iter_mut().max_by_key(|file| file.writer.memory_size())
+        {
+            largest.writer.flush().await?;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, values: PartitionValues) -> Result<OpenFile, FileError> {
+        if self.written.adds.len() + self.open.len() >= MAX_FILES {
+            return Err(FileError::TooManyFiles);
+        }
+        let path = Path::from_iter([self.folder.as_str(), &format!("{}.parquet", uuid::Uuid::new_v4().simple())]);
+        let fields = self.schema.fields().iter().filter(|field| !self.partition_columns.contains(field.name()));
+        let schema = Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>()));
+        let upload = BufWriter::with_capacity(self.store.clone(), path.clone(), UPLOAD_BUFFER_BYTES);
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_max_row_group_row_count(Some(MAX_ROW_GROUP_ROWS))
+            .set_created_by(format!("costream {}", env!("CARGO_PKG_VERSION")))
+            .build();
+        let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+        let writer = AsyncArrowWriter::try_new_with_options(ParquetObjectWriter::from_buf_writer(upload), schema, options)?;
+        self.written.begun.push(path.clone());
+        Ok(OpenFile { values, path, writer })
+    }
+
+    async fn close(&mut self, mut file: OpenFile) -> Result<(), FileError> {
+        let metadata = file.writer.finish().await?;
+        let size = file.writer.bytes_written();
+        self.written.begun.retain(|path| *path != file.path);
+        self.written.adds.push(Add {
+            path: file.path.to_string(),
+            partition_values: self.partition_columns.iter().cloned().zip(file.values).collect(),
+            size: i64::try_from(size).unwrap_or(i64::MAX),
+            modification_time: Utc::now().timestamp_millis(),
+            data_change: true,
+            stats: Some(stats::of_file(&metadata)),
+            tags: None,
+            deletion_vector: None,
+            base_row_id: None,
+            default_row_commit_version: None,
+            clustering_provider: None,
+        });
+        Ok(())
+    }
+}
+
+impl Written {
+    pub(super) fn adds(&self) -> &[Add] {
+        &self.adds
+    }
+
+    /// The files belong to the table now, or may: they stay.
+    pub(super) fn keep(mut self) {
+        self.adds.clear();
+        self.begun.clear();
+    }
+
+    /// Deletes the files, as far as that succeeds; a vacuum takes the others.
+    pub(super) async fn discard(mut self) {
+        delete(self.store.clone(), self.take_paths()).await;
+    }
+
+    fn take_paths(&mut self) -> Vec<Path> {
+        let finished = std::mem::take(&mut self.adds).into_iter().map(|add| Path::from(add.path));
+        finished.chain(std::mem::take(&mut self.begun)).collect()
+    }
+}
+
+/// Cut: what was written goes, in the background.
+impl Drop for Written {
+    fn drop(&mut self) {
+        let paths = self.take_paths();
+        if !paths.is_empty()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(delete(self.store.clone(), paths));
+        }
+    }
+}
+
+async fn delete(store: Arc<dyn ObjectStore>, paths: Vec<Path>) {
+    for path in paths {
+        match store.delete(&path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => tracing::debug!(%path, %error, "an unfinished file stays until the next vacuum"),
+        }
+    }
+}
+
+/// A partition column's value as the Delta log spells it. Empty text counts as null there.
+fn partition_value(column: &ArrayRef, row: usize, name: &str) -> Result<Option<String>, FileError> {
+    let wrong = || FileError::Partition(name.to_owned());
+    if column.is_null(row) {
+        return Ok(None);
+    }
+    match column.data_type() {
+        DataType::Utf8 => Ok(Some(column.as_string::<i32>().value(row).to_owned())),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            let micros = column.as_primitive::<TimestampMicrosecondType>().value(row);
+            let time = DateTime::from_timestamp_micros(micros).ok_or_else(wrong)?;
+            Ok(Some(time.to_rfc3339_opts(SecondsFormat::Micros, true)))
+        }
+        _ => Err(wrong()),
+    }
+}
+
+/// The rows of a table's file, some or all of its columns, a batch at a time.
+pub(super) async fn read(
+    store: &Arc<dyn ObjectStore>,
+    file: &LogicalFileView,
+    columns: Option<&[String]>,
+) -> Result<ParquetRecordBatchStream<ParquetObjectReader>, FileError> {
+    if file.deletion_vector_descriptor().is_some() {
+        return Err(FileError::DeletionVector);
+    }
+    let mut reader = ParquetObjectReader::new(store.clone(), file.object_store_path());
+    if let Ok(size) = u64::try_from(file.size()) {
+        reader = reader.with_file_size(size);
+    }
+    let mut builder = ParquetRecordBatchStreamBuilder::new(reader).await?;
+    if let Some(columns) = columns {
+        let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().map(String::as_str));
+        builder = builder.with_projection(mask);
+    }
+    Ok(builder.with_batch_size(READ_BATCH_ROWS).build()?)
+}
+
+/// A column that says the same in every row, from a partition value of the log.
+pub(super) fn constant(value: Option<&str>, data_type: &DataType, rows: usize) -> Result<ArrayRef, FileError> {
+    let Some(value) = value.filter(|value| !value.is_empty()) else {
+        return Ok(new_null_array(data_type, rows));
+    };
+    let text: ArrayRef = Arc::new(StringArray::from_iter_values(std::iter::repeat_n(value, rows)));
+    Ok(if *data_type == DataType::Utf8 { text } else { arrow::compute::cast(&text, data_type)? })
+}
+
+/// A batch with the columns of `schema`, in its order: those that the batch lacks are null.
+pub(super) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let columns = schema.fields().iter().map(|field| match batch.column_by_name(field.name()) {
+        Some(column) if column.data_type() == field.data_type() => Ok(column.clone()),
+        Some(column) => arrow::compute::cast(column, field.data_type()),
+        None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+    });
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(schema.clone(), columns, &rows)
+}

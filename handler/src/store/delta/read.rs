@@ -1,0 +1,191 @@
+//! Queries: a DataFusion session over the tables, each opened when a statement names it and
+//! then fixed at one version. All queries share one memory pool and spill to disk beyond it.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chrono::{DateTime, Utc};
+use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, CatalogProviderList as _, SchemaProvider, TableProvider};
+use datafusion::common::{DataFusionError, ParamValues};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::AggregateUDF;
+use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
+use deltalake::DeltaTable;
+use deltalake::delta_datafusion::{DeltaScanConfig, DeltaScanNext};
+use futures::TryStreamExt as _;
+
+use super::sum::CheckedSum;
+use super::{DeltaOptions, Shared};
+use crate::ident::TableName;
+use crate::store::{Query, StoreError, TableInfo};
+
+/// The catalog's and the schema's name, as CrateDB calls them.
+const CATALOG: &str = "crate";
+const SCHEMA: &str = "doc";
+/// Consumers named when memory runs out.
+const NAMED_CONSUMERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4);
+
+/// What every session starts from.
+pub(super) fn base_session(options: &DeltaOptions) -> Result<SessionState, DataFusionError> {
+    let disk = match &options.spill_dir {
+        Some(dir) => {
+            std::fs::create_dir_all(dir)?;
+            DiskManagerMode::Directories(vec![dir.clone()])
+        }
+        None => DiskManagerMode::OsTmpDirectory,
+    };
+    let disk = DiskManagerBuilder::default().with_mode(disk).with_max_temp_directory_size(options.max_spill_bytes);
+    let pool = TrackConsumersPool::new(FairSpillPool::new(options.query_memory_bytes), NAMED_CONSUMERS);
+    let runtime = RuntimeEnvBuilder::new().with_disk_manager_builder(disk).with_memory_pool(Arc::new(pool)).build_arc()?;
+    let mut config = SessionConfig::new()
+        .with_default_catalog_and_schema(CATALOG, SCHEMA)
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(false);
+    let settings = config.options_mut();
+    // A literal such as 0.1 is a decimal: an amount compared or multiplied with it stays exact.
+    settings.sql_parser.parse_float_as_decimal = true;
+    // One type for text, whatever it was stored as.
+    settings.execution.parquet.schema_force_view_types = false;
+    let state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .build();
+    let context = SessionContext::new_with_state(state);
+    context.register_udaf(AggregateUDF::from(CheckedSum::default()));
+    Ok(context.state())
+}
+
+/// A session for one statement.
+pub(super) async fn session(store: &Arc<Shared>, as_of: Option<DateTime<Utc>>) -> Result<SessionContext, StoreError> {
+    let names = table_names(store).await?;
+    let doc = Doc { store: store.clone(), as_of, names, opened: Mutex::default() };
+    let catalog = MemoryCatalogProvider::new();
+    catalog.register_schema(SCHEMA, Arc::new(doc))?;
+    let catalogs = MemoryCatalogProviderList::new();
+    catalogs.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
+    let state = SessionStateBuilder::new_from_existing(store.session.clone()).with_catalog_list(Arc::new(catalogs)).build();
+    Ok(SessionContext::new_with_state(state))
+}
+
+pub(super) async fn query(store: &Arc<Shared>, query: Query) -> Result<SendableRecordBatchStream, StoreError> {
+    let session = session(store, query.as_of).await?;
+    let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    let mut frame = session.sql_with_options(&query.sql, options).await.map_err(ours)?;
+    if !query.params.is_empty() {
+        frame = frame.with_param_values(ParamValues::from(query.params))?;
+    }
+    frame.execute_stream().await.map_err(ours)
+}
+
+/// An error of ours that went through DataFusion comes back as itself.
+fn ours(error: DataFusionError) -> StoreError {
+    match error {
+        DataFusionError::External(source) => match source.downcast::<StoreError>() {
+            Ok(error) => *error,
+            Err(source) => DataFusionError::External(source).into(),
+        },
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) if matches!(*inner, DataFusionError::External(_)) => ours(*inner),
+        other => other.into(),
+    }
+}
+
+pub(super) async fn tables(store: &Arc<Shared>) -> Result<Vec<TableInfo>, StoreError> {
+    let mut tables = Vec::new();
+    for name in table_names(store).await? {
+        let table = store.table(&name)?;
+        if let Some(state) = table.latest().await? {
+            let snapshot = state.snapshot().map_err(|e| table.failed("open", e))?;
+            let schema = table.arrow_schema(&snapshot.schema())?;
+            tables.push(TableInfo { name, schema, partitioned_by: snapshot.metadata().partition_columns().to_vec() });
+        }
+    }
+    Ok(tables)
+}
+
+/// The names of the folders that may be tables, in order.
+pub(super) async fn table_names(store: &Arc<Shared>) -> Result<Vec<TableName>, StoreError> {
+    let failed = |source: object_store::Error| StoreError::Place { attempt: "list", place: super::shown(&store.options.place), source: source.into() };
+    let listing = match store.root.list_with_delimiter(None).await {
+        Ok(listing) => listing,
+        Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let folders = listing.common_prefixes.iter().filter_map(|folder| folder.filename());
+    let mut names: Vec<TableName> = folders.filter_map(|name| TableName::new(name).ok().filter(|table| table.as_str() == name)).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The schema `doc` of one statement.
+struct Doc {
+    store: Arc<Shared>,
+    as_of: Option<DateTime<Utc>>,
+    names: Vec<TableName>,
+    /// A table named twice in a statement is one version of it.
+    opened: Mutex<HashMap<TableName, Arc<dyn TableProvider>>>,
+}
+
+impl std::fmt::Debug for Doc {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Doc").field("as_of", &self.as_of).field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+impl Doc {
+    async fn open(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        let Some(name) = TableName::new(name).ok().filter(|table| table.as_str() == name) else { return Ok(None) };
+        if let Some(table) = self.opened().get(&name) {
+            return Ok(Some(table.clone()));
+        }
+        let external = |error: StoreError| DataFusionError::External(Box::new(error));
+        let table = self.store.table(&name).map_err(external)?;
+        let state = match self.as_of {
+            None => table.latest().await,
+            Some(time) => table.as_of(time).await,
+        };
+        let Some(state) = state.map_err(external)? else { return Ok(None) };
+        let provider = provider(&state)?;
+        Ok(Some(self.opened().entry(name).or_insert(provider).clone()))
+    }
+
+    fn opened(&self) -> std::sync::MutexGuard<'_, HashMap<TableName, Arc<dyn TableProvider>>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn provider(state: &DeltaTable) -> Result<Arc<dyn TableProvider>, DataFusionError> {
+    let snapshot = state.snapshot().map_err(DataFusionError::from)?.snapshot().clone();
+    let mut config = DeltaScanConfig::new().with_wrap_partition_values(false);
+    config.schema_force_view_types = false;
+    let scan = DeltaScanNext::new(snapshot, config)?;
+    Ok(Arc::new(scan.with_log_store(state.log_store())))
+}
+
+impl SchemaProvider for Doc {
+    fn table_names(&self) -> Vec<String> {
+        self.names.iter().map(ToString::to_string).collect()
+    }
+
+    fn table<'this, 'name, 'call>(
+        &'this self,
+        name: &'name str,
+    ) -> Pin<Box<dyn Future<Output = Result<Option<Arc<dyn TableProvider>>, DataFusionError>> + Send + 'call>>
+    where
+        'this: 'call,
+        'name: 'call,
+        Self: 'call,
+    {
+        Box::pin(self.open(name))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.names.iter().any(|table| table.as_str() == name)
+    }
+}

@@ -1,0 +1,318 @@
+//! One Delta table: its latest state, kept and brought up to date cheaply; its past; and the
+//! commit, which is won or lost as a whole.
+//!
+//! Commits bear a time that never goes back (the later of the clock and one millisecond after
+//! the commit before), so that "as of" finds one version for every time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Mutex;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use chrono::{DateTime, Utc};
+use costream_common::record::{ColumnKind, ScopeKey, SnapshotId, X_SCOPE, X_SNAPSHOT, X_SOURCE};
+use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow as _, TryIntoKernel as _};
+use deltalake::kernel::transaction::TransactionError;
+use deltalake::kernel::{Action, CommitInfo, LogicalFileView, Metadata, MetadataExt as _, Protocol, StructField, StructType, new_metadata};
+use deltalake::logstore::{CommitOrBytes, LogStoreRef};
+use deltalake::{DeltaTable, DeltaTableError};
+use futures::TryStreamExt as _;
+use object_store::ObjectStore;
+use object_store::path::Path;
+
+use crate::ident::TableName;
+use crate::store::{BatchError, StoreError};
+
+/// Partition column of tables that have it, behind source and scope.
+pub(super) const PERIOD: &str = "billingperiodstart";
+/// A checkpoint is written every so many commits, so that the log stays short to read.
+const CHECKPOINT_INTERVAL: u64 = 20;
+/// Versions whose commit times are remembered.
+const MAX_REMEMBERED_TIMES: usize = 10_000;
+
+/// A table, there or not yet.
+pub(super) struct Table {
+    pub(super) name: TableName,
+    log: LogStoreRef,
+    latest: tokio::sync::Mutex<Option<DeltaTable>>,
+    /// The version last read as of a time.
+    past: tokio::sync::Mutex<Option<DeltaTable>>,
+    /// Held while a commit is prepared and made: writers of this process queue here rather
+    /// than beat each other to it.
+    pub(super) commit: tokio::sync::Mutex<()>,
+    times: Mutex<BTreeMap<u64, i64>>,
+}
+
+/// The columns a delivery calls for, against those the table has.
+pub(super) struct Layout {
+    /// All columns, the delivery's new ones last.
+    pub(super) schema: StructType,
+    pub(super) partition_columns: Vec<String>,
+    /// What to put into the commit, if the table is new or has new columns.
+    pub(super) change: Vec<Action>,
+}
+
+/// How a try to commit ended.
+pub(super) enum Outcome {
+    Committed,
+    /// Another writer made this version; the table must be looked at again.
+    Lost,
+}
+
+impl Table {
+    pub(super) fn new(name: TableName, log: LogStoreRef) -> Self {
+        Self {
+            name,
+            log,
+            latest: tokio::sync::Mutex::default(),
+            past: tokio::sync::Mutex::default(),
+            commit: tokio::sync::Mutex::default(),
+            times: Mutex::default(),
+        }
+    }
+
+    pub(super) fn failed(&self, attempt: &'static str, source: impl Into<BatchError>) -> StoreError {
+        StoreError::Table { attempt, table: self.name.clone(), source: source.into() }
+    }
+
+    pub(super) fn column_error(&self, column: &str, reason: impl Into<String>) -> StoreError {
+        StoreError::Column { table: self.name.clone(), column: column.to_owned(), reason: reason.into() }
+    }
+
+    /// The table's files.
+    pub(super) fn object_store(&self) -> std::sync::Arc<dyn ObjectStore> {
+        self.log.object_store(None)
+    }
+
+    pub(super) fn log(&self) -> &LogStoreRef {
+        &self.log
+    }
+
+    /// The table as it is now, other processes' commits included; nothing when it is not there.
+    pub(super) async fn latest(&self) -> Result<Option<DeltaTable>, StoreError> {
+        let mut latest = self.latest.lock().await;
+        if latest.is_none() && !self.log.is_delta_table_location().await.map_err(|e| self.failed("look for", e))? {
+            return Ok(None);
+        }
+        // Taken out while it is updated: one that fails half-way is opened anew the next time.
+        let mut table = latest.take().unwrap_or_else(|| DeltaTable::new(self.log.clone()));
+        table.update_incremental(None).await.map_err(|e| self.failed("open", e))?;
+        *latest = Some(table.clone());
+        Ok(Some(table))
+    }
+
+    /// The table as it was; nothing when it is not there.
+    pub(super) async fn as_of(&self, time: DateTime<Utc>) -> Result<Option<DeltaTable>, StoreError> {
+        let Some(latest) = self.latest().await? else { return Ok(None) };
+        let version = self.version_as_of(&latest, time).await?;
+        let version = version.ok_or_else(|| StoreError::NoHistory { table: self.name.clone(), as_of: time })?;
+        if latest.version() == Some(version) {
+            return Ok(Some(latest));
+        }
+        let mut past = self.past.lock().await;
+        if let Some(table) = past.as_ref().filter(|table| table.version() == Some(version)) {
+            return Ok(Some(table.clone()));
+        }
+        let mut table = DeltaTable::new(self.log.clone());
+        table.load_version(version).await.map_err(|e| self.failed("open an earlier version of", e))?;
+        *past = Some(table.clone());
+        Ok(Some(table))
+    }
+
+    /// The last version committed at or before `time`, of those that can still be read.
+    pub(super) async fn version_as_of(&self, latest: &DeltaTable, time: DateTime<Utc>) -> Result<Option<u64>, StoreError> {
+        let Some(newest) = latest.version() else { return Ok(None) };
+        let oldest = self.oldest_version().await?;
+        let time = time.timestamp_millis();
+        // The first version after `time` lies in low..=high.
+        let (mut low, mut high) = (oldest, newest + 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.time_of(middle).await? <= time {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok((low > oldest).then(|| low - 1))
+    }
+
+    /// The oldest version whose commit is still in the log: it, and all since, can be read.
+    async fn oldest_version(&self) -> Result<u64, StoreError> {
+        let files = self.object_store();
+        let mut listing = files.list(Some(self.log.log_path()));
+        let mut oldest = None;
+        while let Some(file) = listing.try_next().await.map_err(|e| self.failed("list the log of", e))? {
+            let version = file.location.filename().and_then(|name| name.strip_suffix(".json")?.parse::<u64>().ok());
+            if let Some(version) = version {
+                oldest = Some(oldest.map_or(version, |oldest: u64| oldest.min(version)));
+            }
+        }
+        Ok(oldest.unwrap_or(0))
+    }
+
+    /// When a version was committed, in milliseconds.
+    async fn time_of(&self, version: u64) -> Result<i64, StoreError> {
+        if let Some(time) = self.remembered_times().get(&version) {
+            return Ok(*time);
+        }
+        let entry = self.log.read_commit_entry(version).await.map_err(|e| self.failed("read the log of", e))?;
+        let entry = entry.ok_or_else(|| self.failed("read the log of", format!("version {version} is gone")))?;
+        let mut time = None;
+        for line in entry.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            if let Action::CommitInfo(info) = serde_json::from_slice(line).map_err(|e| self.failed("read the log of", e))? {
+                time = info.in_commit_timestamp.or(info.timestamp);
+                break;
+            }
+        }
+        let time = time.ok_or_else(|| self.failed("read the log of", format!("version {version} bears no time")))?;
+        self.remember_time(version, time);
+        Ok(time)
+    }
+
+    fn remembered_times(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, i64>> {
+        self.times.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn remember_time(&self, version: u64, time: i64) {
+        let mut times = self.remembered_times();
+        times.insert(version, time);
+        if times.len() > MAX_REMEMBERED_TIMES {
+            times.pop_first();
+        }
+    }
+
+    /// The snapshot that a scope has in `state`.
+    pub(super) async fn snapshot_of(&self, state: &DeltaTable, key: &ScopeKey) -> Result<Option<SnapshotId>, StoreError> {
+        let snapshot = state.snapshot().map_err(|e| self.failed("open", e))?;
+        let version = snapshot.transaction_version(self.log.as_ref(), application_id(key)).await;
+        let version = version.map_err(|e| self.failed("read the log of", e))?;
+        Ok(version.and_then(SnapshotId::from_version))
+    }
+
+    /// What a delivery with these columns needs the table to be. The columns' types are those
+    /// of the table's, or the table is new.
+    pub(super) fn layout(&self, state: Option<&DeltaTable>, columns: &[Field], settings: &HashMap<String, String>) -> Result<Layout, StoreError> {
+        let mut columns = columns.to_vec();
+        if state.is_none() && self.name == TableName::costs() && !columns.iter().any(|field| field.name() == PERIOD) {
+            columns.insert(0, ColumnKind::Timestamp.field(PERIOD));
+        }
+        let wanted: StructType = (&Schema::new(columns)).try_into_kernel().map_err(|e| self.failed("describe", e))?;
+        let Some(state) = state else {
+            let partition_columns: Vec<String> = [X_SOURCE, X_SCOPE, PERIOD]
+                .into_iter()
+                .filter(|name| wanted.field(name).is_some())
+                .map(str::to_owned)
+                .collect();
+            let metadata = new_metadata(&wanted, partition_columns.clone(), settings.iter()).map_err(|e| self.failed("describe", e))?;
+            // Anybody's reader takes these versions.
+            let protocol: Protocol = serde_json::from_str(r#"{"minReaderVersion":1,"minWriterVersion":2}"#).map_err(|e| self.failed("describe", e))?;
+            return Ok(Layout { schema: wanted, partition_columns, change: vec![Action::Protocol(protocol), Action::Metadata(metadata)] });
+        };
+        let snapshot = state.snapshot().map_err(|e| self.failed("open", e))?;
+        let present = snapshot.schema();
+        let mut new: Vec<StructField> = Vec::new();
+        for field in wanted.fields() {
+            match present.field(field.name()) {
+                None => new.push(field.clone()),
+                Some(there) if there.data_type() == field.data_type() => {}
+                Some(there) => {
+                    return Err(self.column_error(field.name(), format!("is {} and the table has {}", field.data_type(), there.data_type())));
+                }
+            }
+        }
+        let metadata = snapshot.metadata();
+        let partition_columns = metadata.partition_columns().to_vec();
+        if new.is_empty() {
+            return Ok(Layout { schema: present.as_ref().clone(), partition_columns, change: Vec::new() });
+        }
+        let schema = StructType::try_new(present.fields().cloned().chain(new)).map_err(|e| self.failed("describe", e))?;
+        let metadata = metadata.clone().with_schema(&schema).map_err(|e| self.failed("describe", e))?;
+        Ok(Layout { schema, partition_columns, change: vec![Action::Metadata(metadata)] })
+    }
+
+    /// Commits `actions` as the version after `state`; a new table's first when there is none.
+    ///
+    /// # Errors
+    /// The commit may or may not have been made.
+    pub(super) async fn commit(&self, state: Option<&DeltaTable>, operation: &str, actions: Vec<Action>) -> Result<Outcome, StoreError> {
+        let read = state.and_then(DeltaTable::version);
+        let version = read.map_or(0, |read| read + 1);
+        let now = Utc::now().timestamp_millis();
+        let time = match read {
+            None => now,
+            Some(read) => now.max(self.time_of(read).await? + 1),
+        };
+        let info = CommitInfo {
+            timestamp: Some(time),
+            operation: Some(operation.to_owned()),
+            operation_parameters: Some(HashMap::new()),
+            read_version: read,
+            is_blind_append: Some(false),
+            engine_info: Some(format!("costream/{}", env!("CARGO_PKG_VERSION"))),
+            ..CommitInfo::default()
+        };
+        let mut entry = Vec::new();
+        for action in std::iter::once(Action::CommitInfo(info)).chain(actions) {
+            serde_json::to_writer(&mut entry, &action).map_err(|e| self.failed("commit to", e))?;
+            entry.push(b'\n');
+        }
+        let entry = CommitOrBytes::LogBytes(entry.into());
+        match self.log.write_commit_entry(version, entry, uuid::Uuid::new_v4()).await {
+            Ok(()) => {
+                self.remember_time(version, time);
+                if (version + 1).is_multiple_of(CHECKPOINT_INTERVAL) {
+                    self.checkpoint().await;
+                }
+                Ok(Outcome::Committed)
+            }
+            Err(TransactionError::VersionAlreadyExists(_)) => Ok(Outcome::Lost),
+            Err(error) => Err(self.failed("commit to", error)),
+        }
+    }
+
+    /// Writes a checkpoint of the latest version. Only speed depends on it.
+    pub(super) async fn checkpoint(&self) {
+        let written = match self.latest().await {
+            Ok(Some(table)) => deltalake::checkpoints::create_checkpoint(&table, None).await.map_err(|e| self.failed("checkpoint", e)),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
+            tracing::warn!(table = %self.name, error = costream_common::report::one_line(&error), "no checkpoint written, the log stays long");
+        }
+    }
+
+    /// Removes the files of a scope.
+    pub(super) fn files_of(&self, state: &DeltaTable, key: &ScopeKey) -> Result<Vec<LogicalFileView>, StoreError> {
+        let snapshot = state.snapshot().map_err(|e| self.failed("open", e))?;
+        let of_scope = |file: &LogicalFileView| {
+            let values = file.partition_values_map();
+            let is = |column: &str, name: &str| values.get(column).and_then(Option::as_deref) == Some(name);
+            is(X_SOURCE, key.source.as_str()) && is(X_SCOPE, key.scope.as_str())
+        };
+        Ok(snapshot.log_data().iter().filter(of_scope).collect())
+    }
+
+    /// The table's columns, in the types that queries see.
+    pub(super) fn arrow_schema(&self, schema: &StructType) -> Result<SchemaRef, StoreError> {
+        let schema: Schema = schema.try_into_arrow().map_err(|e| self.failed("describe", e))?;
+        Ok(SchemaRef::new(schema))
+    }
+
+    /// Whether the table is one whose rows are replaced by scope, rather than by key.
+    pub(super) fn is_by_scope(metadata: &Metadata, schema: &StructType) -> bool {
+        let partitioned = |column: &str| metadata.partition_columns().iter().any(|name| name == column);
+        partitioned(X_SOURCE) && partitioned(X_SCOPE) && schema.field(X_SNAPSHOT).is_some()
+    }
+}
+
+/// A scope's application transaction in the log: readable, and no two scopes' alike.
+pub(super) fn application_id(key: &ScopeKey) -> String {
+    format!("costream:{}:{}:{}", key.source.as_str().len(), key.source, key.scope)
+}
+
+/// Whether a path is among a state's files.
+pub(super) fn has_file(state: &DeltaTable, path: &str) -> Result<bool, DeltaTableError> {
+    let wanted = Path::from(path);
+    Ok(state.snapshot()?.log_data().iter().any(|file| file.object_store_path() == wanted))
+}

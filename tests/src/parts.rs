@@ -1,0 +1,127 @@
+//! Real parts: Prometheus, promtool, and Python with packages from PyPI. A part that is not
+//! there is installed where that is allowed (a Python environment of our own), and otherwise
+//! its tests say so in one line and count as ignored; `COSTREAM_TEST_REQUIRE=all` makes that
+//! a failure.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A suite of claims, some of which need a part.
+#[derive(Default)]
+pub struct Suite {
+    trials: Vec<Trial>,
+}
+
+impl Suite {
+    /// An empty suite.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a claim that needs nothing but the product.
+    #[must_use]
+    pub fn claim(mut self, name: &str, test: impl FnOnce() -> Result<()> + Send + 'static) -> Self {
+        self.trials.push(Trial::test(name, move || test().map_err(failed)));
+        self
+    }
+
+    /// Adds a claim that needs `part`; ignored, or failed, where it is missing.
+    #[must_use]
+    pub fn claim_with<P: Send + 'static>(
+        mut self,
+        name: &str,
+        part: Result<P>,
+        test: impl FnOnce(P) -> Result<()> + Send + 'static,
+    ) -> Self {
+        let trial = match part {
+            Ok(part) => Trial::test(name, move || test(part).map_err(failed)),
+            Err(missing) if required() => {
+                let why = format!("COSTREAM_TEST_REQUIRE=all, and a part is missing: {missing:#}");
+                Trial::test(name, move || Err(why.into()))
+            }
+            Err(missing) => {
+                eprintln!("skipped: {name}: {missing:#}");
+                Trial::test(name, || Ok(())).with_ignored_flag(true)
+            }
+        };
+        self.trials.push(trial);
+        self
+    }
+
+    /// Runs the suite with the flags of the standard harness.
+    pub fn run(self) -> ExitCode {
+        libtest_mimic::run(&Arguments::from_args(), self.trials).exit_code()
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "maps an error away")]
+fn failed(error: anyhow::Error) -> Failed {
+    format!("{error:?}").into()
+}
+
+/// Whether a missing part is a failure.
+pub fn required() -> bool {
+    std::env::var("COSTREAM_TEST_REQUIRE").is_ok_and(|value| value == "all")
+}
+
+/// A program of Debian's `prometheus` package, or of a Prometheus release, on the `PATH`.
+///
+/// # Errors
+/// It is not there.
+pub fn on_path(program: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").context("PATH is not set")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
+        .with_context(|| format!("{program} is not on the PATH (Debian: apt-get install prometheus)"))
+}
+
+/// The interpreter of a Python environment with `packages` (as pip takes them), made on first
+/// use in the build's own folder and kept there.
+///
+/// # Errors
+/// There is no Python 3 with `venv`, or the packages could not be installed.
+pub fn python(packages: &[&str]) -> Result<PathBuf> {
+    let name: String =
+        packages.join("-").chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
+    let home = target_dir()?.join("python").join(name);
+    let python = home.join("bin").join("python");
+    let complete = home.join("complete");
+    if complete.exists() {
+        return Ok(python);
+    }
+    // Made anew from scratch: an earlier attempt may have been cut off half-way.
+    let _ = std::fs::remove_dir_all(&home);
+    quiet(Command::new("python3").args(["-m", "venv"]).arg(&home)).context("make a Python environment")?;
+    quiet(
+        Command::new(&python)
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"])
+            .args(packages),
+    )
+    .with_context(|| format!("install {} from PyPI", packages.join(" ")))?;
+    std::fs::write(&complete, "").with_context(|| format!("write {}", complete.display()))?;
+    Ok(python)
+}
+
+/// Runs a command whose output matters only when it fails.
+fn quiet(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("start {}", command.get_program().display()))?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        bail!("{} ended with {}: {}", command.get_program().display(), output.status, text.trim().replace('\n', " | "));
+    }
+    Ok(())
+}
+
+/// The folder cargo builds into, of the profile this test was built with.
+///
+/// # Errors
+/// The test does not run from such a folder.
+pub fn target_dir() -> Result<PathBuf> {
+    let test = std::env::current_exe().context("find this test's own program")?;
+    let deps = test.parent().context("a program is in a folder")?;
+    deps.parent().map(Path::to_owned).context("a test is built into <target>/<profile>/deps")
+}

@@ -1,0 +1,157 @@
+//! The product's programs, built once a test run and started as users start them. A program
+//! ends with its handle.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::parts::target_dir;
+
+/// Longest wait for anything that is to become true: a loaded machine, not a fast one.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The path of one of the product's programs, up to date with its source.
+///
+/// # Errors
+/// It does not build.
+pub fn program(name: &str) -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    if let Err(error) = built {
+        bail!("{error}");
+    }
+    Ok(target_dir()?.join(name))
+}
+
+fn build() -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let target = target_dir()?;
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the package is in a workspace")?;
+    let mut command = Command::new(cargo);
+    command.current_dir(workspace).args(["build", "--quiet", "--workspace", "--bins"]);
+    command.env("CARGO_TARGET_DIR", target.parent().context("a profile's folder is in the target folder")?);
+    if target.ends_with("release") {
+        command.arg("--release");
+    }
+    let status = command.status().context("start cargo")?;
+    anyhow::ensure!(status.success(), "cargo build ended with {status}");
+    Ok(())
+}
+
+/// A running program. Dropped, it is killed.
+pub struct Program {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Program {
+    /// Starts one of the product's programs; what it prints goes to `<folder>/<name>.log`.
+    ///
+    /// # Errors
+    /// It does not build or start.
+    pub fn start(name: &str, folder: &Path, arguments: &[&str]) -> Result<Self> {
+        Self::spawn(name, folder, Command::new(program(name)?).args(arguments))
+    }
+
+    /// Starts any command under a name of its own.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn spawn(name: &str, folder: &Path, command: &mut Command) -> Result<Self> {
+        let log = folder.join(format!("{name}.log"));
+        let output = File::create(&log).with_context(|| format!("create {}", log.display()))?;
+        let child = command
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().context("share the log")?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("start {name}"))?;
+        Ok(Self { name: name.to_owned(), child, log })
+    }
+
+    /// What it has printed so far, on either stream.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn printed(&self) -> Result<String> {
+        let mut text = Vec::new();
+        File::open(&self.log).and_then(|mut log| log.read_to_end(&mut text)).context("read the log")?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Waits until a line it printed has `mark`; returns the word after it.
+    ///
+    /// # Errors
+    /// It ended first, or the wait took too long.
+    pub fn word_after(&mut self, mark: &str) -> Result<String> {
+        until(&format!("{} prints {mark:?}", self.name.clone()), || {
+            let text = self.printed()?;
+            if let Some((_, rest)) = text.split_once(mark) {
+                return Ok(rest.split([' ', '\n', '"', ',']).find(|word| !word.is_empty()).map(str::to_owned));
+            }
+            if let Some(status) = self.child.try_wait().context("ask for its status")? {
+                bail!("{} ended with {status}: {text}", self.name);
+            }
+            Ok(None)
+        })
+    }
+
+    /// Asks it to end (SIGTERM) and waits for it.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub fn terminate(mut self) -> Result<ExitStatus> {
+        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().context("start kill")?;
+        anyhow::ensure!(status.success(), "kill ended with {status}");
+        until(&format!("{} ends", self.name.clone()), || self.child.try_wait().context("ask for its status"))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{} had printed: {}", self.name, self.printed().unwrap_or_default());
+        }
+    }
+}
+
+/// Asks again and again until there is an answer.
+///
+/// # Errors
+/// `ask` fails, or there is no answer within [`PATIENCE`].
+pub fn until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+        if began.elapsed() > PATIENCE {
+            bail!("waited {PATIENCE:?} in vain until {what}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Runs one of the product's programs to its end: status, standard output, standard error.
+///
+/// # Errors
+/// It does not build or start.
+pub fn run(name: &str, folder: &Path, arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
+    let output = Command::new(program(name)?)
+        .current_dir(folder)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("start {name}"))?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok((output.status.code(), text(output.stdout), text(output.stderr)))
+}

@@ -231,8 +231,8 @@ mod tests {
     fn a_column_is_of_one_kind_and_spelling_in_every_version() {
         let mut seen: HashMap<String, Column> = HashMap::new();
         let drafts = parse(include_str!("../../resources/focus/drafts.csv"));
-        for column in Version::ALL.into_iter().flat_map(Version::columns).chain(&drafts) {
-            let first = *seen.entry(column.name.to_ascii_lowercase()).or_insert(*column);
+        for column in Version::ALL.into_iter().flat_map(Version::columns).copied().chain(drafts) {
+            let first = *seen.entry(column.name.to_ascii_lowercase()).or_insert(column);
             assert_eq!((first.name, first.kind), (column.name, column.kind));
         }
     }

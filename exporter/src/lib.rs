@@ -1,8 +1,153 @@
-//! The exporter: sources of cost reports in, snapshots of exact records out.
+//! The exporter: sources of cost reports in, snapshots of exact records out, over HTTP.
 //!
 //! Modules stand in the order in which a report meets them; a module uses only those above it.
+//!
+//! Peak memory: per poll under way a few batches on each side of the disk, per reader one batch;
+//! and the series of one budget, four times over while they are made. Nothing grows with a report.
 
 pub mod profile;
+pub mod config;
+mod source;
 pub mod decode;
 pub mod convert;
 pub mod report;
+mod rollup;
+mod snapshot;
+mod sums;
+mod telemetry;
+mod poll;
+mod expose;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use costream_common::record::{Snapshot, SourceName};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::ExporterConfig;
+use crate::poll::{Polling, Polls};
+use crate::snapshot::Spool;
+use crate::source::Source;
+use crate::telemetry::Telemetry;
+
+pub use crate::expose::ARROW;
+pub use crate::poll::{PollError, PollOutcome, Polled, Progress};
+pub use crate::rollup::{DimensionError, Dimensions};
+pub use crate::snapshot::SpoolError;
+pub use crate::source::SourceError;
+
+/// An exporter that cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExporterError {
+    /// A source's certificates or headers cannot be used.
+    #[error("source {name}")]
+    Source {
+        /// The source.
+        name: SourceName,
+        /// What is wrong.
+        #[source]
+        source: SourceError,
+    },
+    /// The spool cannot be used.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+}
+
+/// A running exporter. Cheap to clone: every clone is the same one.
+#[derive(Clone, Debug)]
+pub struct Exporter {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) sources: Vec<Arc<Polling>>,
+    pub(crate) polls: Polls,
+    pub(crate) started_nanos: u128,
+}
+
+impl Inner {
+    /// A source that has neither been polled nor reloaded.
+    pub(crate) fn waiting_for(&self) -> Option<&SourceName> {
+        let current = self.polls.spool.current();
+        let loaded: BTreeSet<&SourceName> = current.iter().map(|generation| &generation.key().source).collect();
+        let mut waiting = self.sources.iter().filter(|polling| polling.status().up.is_none());
+        waiting.find(|polling| !loaded.contains(&polling.source.name)).map(|polling| &polling.source.name)
+    }
+}
+
+impl Exporter {
+    /// Holds a configuration against the machine: certificates are there, headers are some.
+    ///
+    /// # Errors
+    /// A source cannot be asked.
+    pub fn check(config: &ExporterConfig) -> Result<(), ExporterError> {
+        sources(config).map(|_| ())
+    }
+
+    /// Opens the spool and serves what it holds; does not poll yet.
+    ///
+    /// # Errors
+    /// A source cannot be asked, or the spool cannot be used.
+    pub async fn start(config: ExporterConfig) -> Result<Self, ExporterError> {
+        let sources = sources(&config)?;
+        let names: BTreeSet<SourceName> = sources.iter().map(|source| source.name.clone()).collect();
+        let ExporterConfig { spool_dir, spool_max_bytes, metrics, retry_for, concurrent_polls, .. } = config;
+        let opening =
+            tokio::task::spawn_blocking(move || Spool::open(&spool_dir, spool_max_bytes, metrics.dimensions, metrics.max_series, &names));
+        let spool = opening.await.map_err(|error| SpoolError::Gone(error.to_string()))??;
+        let polls = Polls::new(spool, Telemetry::new(), retry_for.0, concurrent_polls.get());
+        polls.ready.refresh(&polls.spool).await;
+        let sources = sources.into_iter().map(|source| Arc::new(Polling::new(source))).collect();
+        let started_nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        Ok(Self { inner: Arc::new(Inner { sources, polls, started_nanos }) })
+    }
+
+    /// What it serves.
+    pub fn router(&self) -> axum::Router {
+        expose::router(Arc::clone(&self.inner))
+    }
+
+    /// Polls every source once; the outcomes in order of the sources, then of their reports.
+    pub async fn poll_all(&self) -> Vec<PollOutcome> {
+        let mut polling = JoinSet::new();
+        for (at, source) in self.inner.sources.iter().enumerate() {
+            let (inner, source) = (Arc::clone(&self.inner), Arc::clone(source));
+            polling.spawn(async move { (at, source.poll(&inner.polls).await) });
+        }
+        let mut outcomes = polling.join_all().await;
+        outcomes.sort_by_key(|(at, _)| *at);
+        outcomes.into_iter().flat_map(|(_, outcomes)| outcomes).collect()
+    }
+
+    /// The current snapshots, in order of source and scope.
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        self.inner.polls.spool.current().iter().map(|generation| generation.snapshot().clone()).collect()
+    }
+
+    /// The polls under way.
+    pub fn progress(&self) -> Vec<Progress> {
+        self.inner.polls.progress()
+    }
+
+    /// Polls every source on its schedule until told to stop. A source that was polled already waits for its
+    /// next turn. A poll in flight at the end is dropped, and leaves the last snapshot.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let mut polling = JoinSet::new();
+        for source in &self.inner.sources {
+            let (inner, source, shutdown) = (Arc::clone(&self.inner), Arc::clone(source), shutdown.clone());
+            polling.spawn(async move { source.keep_polling(&inner.polls, shutdown).await });
+        }
+        polling.join_all().await;
+    }
+}
+
+fn sources(config: &ExporterConfig) -> Result<Vec<Source>, ExporterError> {
+    let source = |source: &config::SourceConfig| {
+        Source::new(source.clone(), config.poll_interval).map_err(|error| ExporterError::Source { name: source.name.clone(), source: error })
+    };
+    config.sources.iter().map(source).collect()
+}

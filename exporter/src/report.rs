@@ -238,3 +238,6 @@ impl Report {
 fn finish(converter: &mut Converter, file: &str, row: i64) -> Result<Option<RecordBatch>, DecodeError> {
     converter.finish().map_err(|source| DecodeError::Batch { file: file.to_owned(), row: row.unsigned_abs(), source })
 }
+
+#[cfg(test)]
+mod tests;

@@ -229,6 +229,16 @@ impl Spool {
         self.shared.max_bytes
     }
 
+    /// What `/metrics` sums over.
+    pub(crate) fn dimensions(&self) -> &Dimensions {
+        &self.shared.dimensions
+    }
+
+    /// In how many series at most.
+    pub(crate) fn max_series(&self) -> usize {
+        self.shared.max_series
+    }
+
     /// Makes a generation the current one of its scope, unless a later one is.
     fn swap_in(&self, generation: Arc<Generation>) {
         let mut current = self.shared.current.write().unwrap_or_else(PoisonError::into_inner);
@@ -257,7 +267,7 @@ impl Spool {
         let rejects = begun.create(REJECTS, &rejects_schema())?;
         let rollup = Rollup::new(shared.dimensions.clone(), shared.max_series);
         let rejects = Quarantine { source: key.source.to_string(), file, writer: rejects, page: Page::default(), count: 0, reasons: BTreeMap::new() };
-        Ok(Writer { begun, key, snapshot, records, rejects, totals: Totals::default(), rollup })
+        Ok(Writer { key, snapshot, records, rejects, totals: Totals::default(), rollup, begun })
     }
 
     fn path(&self, stem: &str, suffix: &str) -> PathBuf {
@@ -515,13 +525,14 @@ pub(crate) fn rejects_schema() -> SchemaRef {
 
 /// A generation being written. Dropped before it is committed, it leaves nothing.
 pub(crate) struct Writer {
-    begun: Begun,
     key: ScopeKey,
     snapshot: SnapshotId,
     records: StreamWriter<BufWriter<Metered>>,
     rejects: Quarantine,
     totals: Totals,
     rollup: Rollup,
+    /// Last: it removes the files, after the others have let go of them.
+    begun: Begun,
 }
 
 impl Writer {

@@ -307,3 +307,138 @@ fn first_other(column: &ArrayRef, expected: &str) -> Result<Option<String>, Arro
     let texts = texts.as_string::<i32>();
     Ok((0..texts.len()).find(|at| other(texts, *at)).map(|at| shown(texts, at)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use arrow::array::{DictionaryArray, Int64Array};
+    use arrow::datatypes::Int32Type;
+    use costream_common::record::{Group, GroupTotals, ScopeName, SourceName, row_field};
+    use futures::TryStreamExt as _;
+    use futures::future::BoxFuture;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::store::{Committed, Upserted};
+
+    /// Stores whatever comes, as long as no error comes with it.
+    #[derive(Default)]
+    struct Plain(Mutex<Vec<RecordBatch>>);
+
+    impl StoreWrite for Plain {
+        fn replace_scope(&self, delivery: Delivery) -> BoxFuture<'_, Result<Committed, StoreError>> {
+            Box::pin(async move {
+                let cut = |source| StoreError::Cut { table: delivery.table.clone(), source };
+                let batches: Vec<RecordBatch> = delivery.batches.try_collect().await.map_err(cut)?;
+                let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
+                self.0.lock().expect("no panic").extend(batches);
+                Ok(Committed { rows, already: false, current: delivery.snapshot })
+            })
+        }
+
+        fn upsert(&self, _: Upsert) -> BoxFuture<'_, Result<Upserted, StoreError>> {
+            Box::pin(async { Ok(Upserted::default()) })
+        }
+
+        fn committed<'a>(&'a self, _: &'a TableName, _: &'a ScopeKey) -> BoxFuture<'a, Result<Option<SnapshotId>, StoreError>> {
+            Box::pin(async { Ok(None) })
+        }
+
+        fn maintain(&self, _: CancellationToken) -> BoxFuture<'_, Result<(), StoreError>> {
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    fn key() -> ScopeKey {
+        ScopeKey { source: SourceName::new("aws").expect("a name"), scope: ScopeName::new("a.csv").expect("a name") }
+    }
+
+    fn snapshot() -> SnapshotId {
+        "20261122T130501123Z".parse().expect("a snapshot")
+    }
+
+    fn texts(values: &[&str]) -> ArrayRef {
+        Arc::new(values.iter().map(|value| Some(*value)).collect::<DictionaryArray<Int32Type>>())
+    }
+
+    fn arrived(source: &[&str], snapshot: &[&str]) -> RecordBatch {
+        let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+        let schema = Schema::new(vec![
+            ColumnKind::Text.field("ServiceName"),
+            Field::new(X_SOURCE, dictionary.clone(), false),
+            Field::new("X_Snapshot", dictionary, false),
+            row_field(),
+        ]);
+        let rows = source.len();
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec!["EC2"; rows])),
+            texts(source),
+            texts(snapshot),
+            Arc::new((1..).take(rows).collect::<Int64Array>()),
+        ];
+        RecordBatch::try_new(Arc::new(schema), columns).expect("a batch")
+    }
+
+    async fn deliver(batches: Vec<RecordBatch>, announced: Option<Totals>) -> (Result<Receipt, IngestError>, Vec<RecordBatch>) {
+        let store = Arc::new(Plain::default());
+        let schema = batches[0].schema();
+        let batches = futures::stream::iter(batches.into_iter().map(Ok)).boxed();
+        let delivery = Delivery { table: TableName::costs(), key: key(), snapshot: snapshot(), schema, batches };
+        let receipt = Ingest::new(store.clone()).deliver(delivery, announced).await;
+        let stored = std::mem::take(&mut *store.0.lock().expect("no panic"));
+        (receipt, stored)
+    }
+
+    fn totals(rows: u64) -> Totals {
+        let mut totals = Totals::default();
+        totals.add_group(Group { billing_period: None, currency: None }, &GroupTotals { rows, ..GroupTotals::default() });
+        totals
+    }
+
+    #[tokio::test]
+    async fn a_delivery_is_stored_in_its_table_form() {
+        let number = snapshot().to_string();
+        let batch = arrived(&["aws", "aws"], &[&number, &number]);
+        let (receipt, stored) = deliver(vec![batch.clone(), batch], Some(totals(4))).await;
+        assert_eq!(receipt.expect("a receipt"), Receipt { received: 4, stored: 4, rejected: 0, already: false });
+        let columns: Vec<_> = stored[0].schema().fields().iter().map(|field| field.name().clone()).collect();
+        assert_eq!(columns, ["servicename", "x_row"]);
+    }
+
+    #[tokio::test]
+    async fn a_row_of_another_place_is_refused() {
+        let number = snapshot().to_string();
+        for (source, snapshot, column) in [(["aws", "gcp"], [&*number, &*number], X_SOURCE), (["aws", "aws"], [&*number, "20261122T130501124Z"], X_SNAPSHOT)] {
+            let (receipt, stored) = deliver(vec![arrived(&["aws"], &[&number]), arrived(&source, &snapshot)], None).await;
+            assert!(matches!(receipt, Err(IngestError::Elsewhere { column: told, .. }) if told == column), "{receipt:?}");
+            assert!(stored.is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn totals_are_checked_before_the_commit() {
+        let number = snapshot().to_string();
+        let (receipt, stored) = deliver(vec![arrived(&["aws"], &[&number])], Some(totals(2))).await;
+        assert!(matches!(&receipt, Err(error @ IngestError::Totals(_)) if error.is_retryable()), "{receipt:?}");
+        assert!(stored.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_type_that_no_table_has_is_refused() {
+        let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Date32, true)]));
+        let batch = RecordBatch::new_empty(schema);
+        let (receipt, _) = deliver(vec![batch], None).await;
+        assert!(matches!(&receipt, Err(IngestError::Type { column, .. }) if column == "a"), "{receipt:?}");
+    }
+
+    #[tokio::test]
+    async fn a_batch_with_other_columns_is_refused() {
+        let number = snapshot().to_string();
+        let batch = arrived(&["aws"], &[&number]);
+        let other = batch.project(&[0, 1]).expect("two columns");
+        let (receipt, stored) = deliver(vec![batch, other], None).await;
+        assert!(matches!(receipt, Err(IngestError::Columns)), "{receipt:?}");
+        assert!(stored.is_empty());
+    }
+}

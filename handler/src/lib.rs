@@ -1,1 +1,152 @@
-//! Stub.
+//! The handler: stores, the way into them, and the one SQL door. A library first: the
+//! all-in-one binary and the scraper call it in process; the server around it is [`api`].
+//!
+//! Modules stand in the order in which a row meets them; a module uses only those above it.
+
+pub mod ident;
+pub mod store;
+pub mod ingest;
+pub mod sql;
+pub mod config;
+pub mod api;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use costream_common::http::serve::{self, Exposure, Listener, ServeError};
+use costream_common::http::web::{WebConfig, WebConfigError};
+use costream_common::stream::backoff::jittered;
+use tokio_util::sync::CancellationToken;
+
+use self::config::HandlerConfig;
+use self::ingest::Ingest;
+use self::sql::Engine;
+use self::store::delta::{DeltaOptions, DeltaStore};
+use self::store::{Store, StoreError};
+
+/// Why a handler cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandlerError {
+    /// The store cannot be opened.
+    #[error("open the store")]
+    Store(#[from] StoreError),
+    /// The web configuration cannot be used.
+    #[error(transparent)]
+    Web(#[from] WebConfigError),
+    /// The address cannot be served.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+/// An open store and the doors to it. Cheap to clone.
+#[derive(Clone)]
+pub struct Handler {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: HandlerConfig,
+    store: Store,
+    engine: Engine,
+    telemetry: api::Telemetry,
+}
+
+impl std::fmt::Debug for Handler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handler").field("config", &self.shared.config).finish_non_exhaustive()
+    }
+}
+
+impl Handler {
+    /// Opens the store; serves nothing yet.
+    ///
+    /// # Errors
+    /// The store's place cannot be made or reached.
+    pub async fn open(config: HandlerConfig) -> Result<Self, HandlerError> {
+        let mut options = match &config.store_url {
+            Some(url) => DeltaOptions::at(url.clone()),
+            None => {
+                let directory = config.data_dir.join("store");
+                tokio::task::spawn_blocking(move || DeltaOptions::in_directory(&directory))
+                    .await
+                    .map_err(|error| place("create", &config.data_dir, error.into()))??
+            }
+        };
+        options.retention = config.retention.0;
+        options.query_memory_bytes = config.query.max_memory_bytes;
+        let store = DeltaStore::open(options)?;
+        let store = Store { write: Arc::new(store.clone()), read: Arc::new(store) };
+        let engine = Engine::new(store.read.clone(), config.query);
+        let telemetry = api::Telemetry::new();
+        Ok(Self { shared: Arc::new(Shared { config, store, engine, telemetry }) })
+    }
+
+    /// What it was opened with.
+    pub fn config(&self) -> &HandlerConfig {
+        &self.shared.config
+    }
+
+    /// The way into the store, for a scraper in the same process.
+    pub fn ingest(&self) -> Ingest {
+        Ingest::new(self.shared.store.write.clone())
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
+    /// The SQL door, in process.
+    pub fn engine(&self) -> &Engine {
+        &self.shared.engine
+    }
+
+    /// The routes; see [`api`].
+    pub fn router(&self) -> axum::Router {
+        api::router(self)
+    }
+
+    /// Takes the configured address, with the configured users.
+    ///
+    /// # Errors
+    /// The address is taken, or open to others without a password; the web configuration is no good.
+    pub async fn bind(&self) -> Result<Listener, HandlerError> {
+        let config = self.config();
+        let web = config.web_config_file.as_deref().map(WebConfig::load).transpose()?;
+        let exposure = if config.allow_unauthenticated { Exposure::Unauthenticated } else { Exposure::LoopbackOnly };
+        Ok(serve::bind(&config.listen_address, web, exposure).await?)
+    }
+
+    /// Serves the routes until `shutdown`, and drains.
+    ///
+    /// # Errors
+    /// As [`serve::serve`].
+    pub async fn serve(&self, listener: Listener, shutdown: CancellationToken) -> Result<(), HandlerError> {
+        Ok(serve::serve(listener, self.router(), shutdown).await?)
+    }
+
+    /// Keeps house until `shutdown`: merges small files and removes what is beyond the
+    /// retention, once in every maintenance interval.
+    pub async fn run_maintenance(&self, shutdown: CancellationToken) {
+        loop {
+            let wait = jittered(self.shared.config.maintenance_interval.0);
+            if shutdown.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                return;
+            }
+            // Ends by itself between two steps.
+            match self.shared.store.write.maintain(shutdown.clone()).await {
+                Ok(()) => tracing::debug!("maintenance done"),
+                Err(error) => {
+                    let error = costream_common::report::one_line(&error);
+                    tracing::warn!(error, "maintenance failed; the next round goes on");
+                }
+            }
+        }
+    }
+}
+
+fn place(attempt: &'static str, place: &std::path::Path, source: store::BatchError) -> StoreError {
+    let place: PathBuf = place.to_owned();
+    StoreError::Place { attempt, place: place.display().to_string(), source }
+}

@@ -155,3 +155,26 @@ pub fn run(name: &str, folder: &Path, arguments: &[&str]) -> Result<(Option<i32>
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Ok((output.status.code(), text(output.stdout), text(output.stderr)))
 }
+
+/// An address on this machine that was free a moment ago.
+///
+/// # Errors
+/// There is none.
+pub fn free_address() -> Result<String> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").context("take a free port")?;
+    Ok(listener.local_addr().context("ask for its address")?.to_string())
+}
+
+/// A GET on this machine: status and body. No answer (nobody listens yet) is `None`.
+///
+/// # Errors
+/// The address is none.
+pub fn get(url: &str) -> Result<Option<(u16, String)>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+    runtime.block_on(async {
+        let client = reqwest::Client::builder().no_proxy().build().context("make a client")?;
+        let Ok(response) = client.get(url).timeout(PATIENCE).send().await else { return Ok(None) };
+        let status = response.status().as_u16();
+        Ok(Some((status, response.text().await.with_context(|| format!("read {url}"))?)))
+    })
+}

@@ -118,7 +118,6 @@ struct Tls {
     cipher_suites: Option<Vec<String>>,
     curve_preferences: Option<Vec<String>>,
     /// Go ignores it since 1.17, and so do we.
-    #[expect(dead_code, reason = "taken so that a file written for Prometheus is")]
     prefer_server_cipher_suites: Option<bool>,
     min_version: Option<String>,
     max_version: Option<String>,
@@ -128,7 +127,6 @@ struct Tls {
 #[serde(deny_unknown_fields, default)]
 struct Http {
     /// Allows HTTP/2; we speak HTTP/1.1 alone, to which every client falls back.
-    #[expect(dead_code, reason = "taken so that a file written for Prometheus is")]
     http2: Option<bool>,
     headers: Option<BTreeMap<String, String>>,
 }

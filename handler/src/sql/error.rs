@@ -154,6 +154,11 @@ impl SqlError {
             E::NotImplemented(text) => Self::Unsupported(first_line(text)),
             E::Plan(text) => match between(text, "Invalid function '", "'") {
                 Some(function) => Self::FunctionUnknown(function.to_owned()),
+                // A table that was there when its name was looked up.
+                None if text.starts_with("table '") && text.ends_with("' not found") => {
+                    let name = between(text, "'", "'").unwrap_or_default();
+                    Self::RelationUnknown(name.trim_start_matches("crate.").to_owned())
+                }
                 None => Self::Invalid(first_line(text)),
             },
             E::ArrowError(error, _) => {

@@ -17,6 +17,8 @@ mod read;
 mod stats;
 mod sum;
 mod table;
+#[cfg(test)]
+mod tests;
 mod upsert;
 
 use std::collections::HashMap;

@@ -151,7 +151,7 @@ impl Doc {
             Some(time) => table.as_of(time).await,
         };
         let Some(state) = state.map_err(external)? else { return Ok(None) };
-        let provider = provider(&state)?;
+        let provider = provider(&self.store, &state)?;
         Ok(Some(self.opened().entry(name).or_insert(provider).clone()))
     }
 
@@ -160,12 +160,13 @@ impl Doc {
     }
 }
 
-fn provider(state: &DeltaTable) -> Result<Arc<dyn TableProvider>, DataFusionError> {
+fn provider(store: &Shared, state: &DeltaTable) -> Result<Arc<dyn TableProvider>, DataFusionError> {
+    // All sessions share the runtime in which this makes the table's files known.
+    state.update_datafusion_session(&store.session)?;
     let snapshot = state.snapshot().map_err(DataFusionError::from)?.snapshot().clone();
     let mut config = DeltaScanConfig::new().with_wrap_partition_values(false);
     config.schema_force_view_types = false;
-    let scan = DeltaScanNext::new(snapshot, config)?;
-    Ok(Arc::new(scan.with_log_store(state.log_store())))
+    Ok(Arc::new(DeltaScanNext::new(snapshot, config)?))
 }
 
 impl SchemaProvider for Doc {

@@ -1,0 +1,45 @@
+//! `costream check`: every section of a configuration file, and the files it names, read as the
+//! three roles would read them.
+
+use std::path::{Path, PathBuf};
+
+use costream_common::config::{self, ConfigError};
+use costream_common::http::web::{WebConfig, WebConfigError};
+
+use crate::settings::ConfigFile;
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CheckError {
+    /// The file itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A web configuration that it names.
+    #[error("configuration {}: {section}.web_config_file", path.display())]
+    Web {
+        path: PathBuf,
+        section: &'static str,
+        #[source]
+        source: WebConfigError,
+    },
+}
+
+/// Reads the file and says that it is good.
+///
+/// # Errors
+/// It is not: the key, the line and the reason.
+pub(crate) fn check(path: &Path) -> Result<(), CheckError> {
+    let file: ConfigFile = config::load(path)?;
+    let web_files = [
+        ("exporter", &file.exporter.web_config_file),
+        ("scraper", &file.scraper.web_config_file),
+        ("handler", &file.handler.web_config_file),
+    ];
+    for (section, web_file) in web_files {
+        if let Some(web_file) = web_file {
+            WebConfig::load(web_file).map_err(|source| CheckError::Web { path: path.to_owned(), section, source })?;
+        }
+    }
+    println!("{} is good", path.display());
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! `costream sql`: a statement in, rows on standard output out. The statement goes to the store
+//! in a directory, through the gateway's own engine, or to a handler's `_sql`; either way rows
+//! are printed as they come.
+
+mod cell;
+mod print;
+mod remote;
+
+use std::io::{self, BufWriter};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::error::ArrowError;
+use chrono::{DateTime, Utc};
+use costream_common::config::Span;
+use costream_common::http::client::ClientError;
+use costream_handler::sql::{Engine, Limits, Options};
+use costream_handler::store::StoreRead;
+use costream_handler::store::delta::{DeltaOptions, DeltaStore};
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+
+pub(crate) use self::cell::Cell;
+pub(crate) use self::print::Printer;
+use self::remote::Remote;
+use crate::Status;
+use crate::cli::{PlaceArgs, SqlArgs};
+
+/// What a statement of our own process may use: it is alone, and its reader says when it is enough.
+const LIMITS: Limits = Limits {
+    max_rows: u64::MAX,
+    timeout: Span(Duration::from_secs(365 * 24 * 60 * 60)),
+    max_memory_bytes: 512 << 20,
+    concurrency: 1,
+};
+
+/// Where the tables are, below a data directory.
+pub(crate) fn store_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("store")
+}
+
+/// `costream sql`
+///
+/// # Errors
+/// There is no answer, or not all of it: what was printed until then is not the whole.
+pub(crate) async fn sql(args: SqlArgs) -> Result<Status, SqlError> {
+    let place = Place::new(&args.place)?;
+    match print(&place, &args).await {
+        // Whoever reads the output has had enough.
+        Err(SqlError::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Status::Good),
+        Err(error) => Err(error),
+        Ok(()) => Ok(Status::Good),
+    }
+}
+
+async fn print(place: &Place, args: &SqlArgs) -> Result<(), SqlError> {
+    let mut answer = place.query(&args.statement, args.as_of).await?;
+    let mut printer = Printer::new(BufWriter::new(io::stdout()), args.format, answer.columns)?;
+    while let Some(rows) = answer.rows.next().await {
+        for row in rows? {
+            printer.row(row)?;
+        }
+    }
+    Ok(printer.end()?)
+}
+
+/// Where statements go.
+pub(crate) enum Place {
+    /// A store in this process.
+    Local(Engine),
+    /// A handler somewhere else.
+    Remote(Box<Remote>),
+}
+
+impl Place {
+    /// The place that the command line names. A store in a directory is opened beside a
+    /// process that writes to it.
+    ///
+    /// # Errors
+    /// There is no such store, or it cannot be opened.
+    pub(crate) fn new(args: &PlaceArgs) -> Result<Self, SqlError> {
+        if let Some(url) = &args.url {
+            return Ok(Self::Remote(Box::new(Remote::new(url.clone())?)));
+        }
+        let dir = store_dir(&args.data_dir);
+        if !dir.is_dir() {
+            return Err(SqlError::NoStore { path: args.data_dir.clone() });
+        }
+        let store = DeltaStore::open(DeltaOptions::in_directory(&dir)?)?;
+        Ok(Self::local(Arc::new(store)))
+    }
+
+    /// A store that is open already.
+    pub(crate) fn local(store: Arc<dyn StoreRead>) -> Self {
+        Self::Local(Engine::new(store, LIMITS))
+    }
+
+    /// Starts a statement.
+    ///
+    /// # Errors
+    /// It is no good, or the store cannot be asked.
+    pub(crate) async fn query(&self, statement: &str, as_of: Option<DateTime<Utc>>) -> Result<Answer, SqlError> {
+        match self {
+            Self::Local(engine) => {
+                let rows = engine.execute(statement, &[], &Options { as_of, ..Options::default() }).await?;
+                let columns = rows.columns().to_vec();
+                let rows = stream::try_unfold(rows, |mut rows| async move {
+                    let Some(batch) = rows.next().await? else { return Ok(None) };
+                    Ok(Some((cell::rows(&batch)?, rows)))
+                });
+                Ok(Answer { columns, rows: rows.boxed() })
+            }
+            Self::Remote(remote) => remote.query(statement, as_of).await,
+        }
+    }
+}
+
+/// Rows that come together.
+pub(crate) type Rows = Vec<Vec<Cell>>;
+
+/// What a statement gives.
+pub(crate) struct Answer {
+    /// The columns' names.
+    pub(crate) columns: Vec<String>,
+    /// The rows, pulled a chunk at a time.
+    pub(crate) rows: BoxStream<'static, Result<Rows, SqlError>>,
+}
+
+/// A statement that gave no answer, or not all of it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SqlError {
+    /// There is nothing to ask.
+    #[error("no store in {}: `costream run --data-dir {0}` makes one", path.display())]
+    NoStore { path: PathBuf },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Open(#[from] costream_handler::store::StoreError),
+    /// The statement is no good, or the store failed.
+    #[error(transparent)]
+    Statement(#[from] costream_handler::sql::SqlError),
+    /// A value has no text.
+    #[error("show a value of the answer")]
+    Show(#[from] ArrowError),
+    /// A URL that cannot be asked.
+    #[error("{url} is neither http nor https")]
+    Url { url: String },
+    /// The handler cannot be reached.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The handler said no.
+    #[error("{url}: {message}")]
+    Refused { url: String, message: String },
+    /// The handler's answer cannot be read.
+    #[error("answer of {url}")]
+    Answer {
+        url: String,
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A row of a kind that was not asked for.
+    #[error("the store's sums are of another form than asked for")]
+    Unexpected,
+    /// The output is closed or full.
+    #[error("print the answer")]
+    Print(#[from] io::Error),
+}

@@ -1,0 +1,110 @@
+//! What `/metrics` shows of the current snapshots, made ready when one is swapped in: the sums
+//! over every source within one series budget, the control totals, rejects and rules. Holds the
+//! budget's series, and while it is made the candidates for them and one snapshot's series.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use costream_common::record::ScopeKey;
+
+use crate::rollup::{Dimensions, Rollup, Series, period_label};
+use crate::snapshot::{Spool, SpoolError};
+
+/// While polls bring snapshot after snapshot, sums are made anew when this many times the time
+/// that takes has gone by.
+const PATIENCE: u32 = 10;
+
+/// The sums of the current snapshots.
+#[derive(Debug, Default)]
+pub(crate) struct Sums {
+    /// By source, period, currency and dimensions.
+    pub(crate) series: Vec<Series>,
+    /// By source, period and currency: the snapshots' control totals.
+    pub(crate) controls: Vec<Series>,
+    /// Refused rows, by source and reason.
+    pub(crate) rejects: BTreeMap<(String, String), u64>,
+    /// Applied rules, by source and rule.
+    pub(crate) rules: BTreeMap<(String, String), u64>,
+    /// When each snapshot was taken.
+    pub(crate) snapshots: Vec<(ScopeKey, DateTime<Utc>)>,
+}
+
+impl Sums {
+    fn of(spool: &Spool) -> Result<Self, SpoolError> {
+        let mut sums = Self::default();
+        let mut series = Rollup::new(spool.dimensions().clone(), spool.max_series());
+        let mut controls = Rollup::new(Dimensions::none(), spool.max_series());
+        for generation in spool.current() {
+            let snapshot = generation.snapshot();
+            let source = snapshot.key.source.as_str();
+            generation.series()?.iter().for_each(|one| series.add_series(one));
+            for (group, totals) in snapshot.totals.groups() {
+                let currency = group.currency.clone().unwrap_or_default();
+                let values = vec![source.to_owned(), period_label(group.billing_period), currency];
+                controls.add_series(&Series { values, totals: totals.clone() });
+            }
+            let count = |counts: &mut BTreeMap<(String, String), u64>, of: &BTreeMap<String, u64>| {
+                for (what, times) in of {
+                    *counts.entry((source.to_owned(), what.clone())).or_default() += times;
+                }
+            };
+            count(&mut sums.rejects, &generation.manifest.rejects);
+            count(&mut sums.rules, &generation.manifest.report.rules);
+            sums.snapshots.push((snapshot.key.clone(), snapshot.taken_at));
+        }
+        sums.series = series.into_series();
+        sums.controls = controls.into_series();
+        Ok(sums)
+    }
+}
+
+/// The sums, kept ready.
+#[derive(Debug, Default)]
+pub(crate) struct Ready {
+    sums: RwLock<Arc<Sums>>,
+    changes: AtomicU64,
+    /// When sums were last made, and how long it took. One maker at a time.
+    made: tokio::sync::Mutex<Option<(Instant, Duration)>>,
+}
+
+impl Ready {
+    /// The sums as they are now.
+    pub(crate) fn get(&self) -> Arc<Sums> {
+        Arc::clone(&self.sums.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A number that is another one whenever `/metrics` shows another bill or another state of a source.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Notes that something else that is shown has changed.
+    pub(crate) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Makes the sums anew if that was not done a moment ago.
+    pub(crate) async fn refresh_if_due(&self, spool: &Spool) {
+        let is_due = |(at, took): (Instant, Duration)| at.elapsed() > took.saturating_mul(PATIENCE);
+        if self.made.try_lock().is_ok_and(|made| made.is_none_or(is_due)) {
+            self.refresh(spool).await;
+        }
+    }
+
+    /// Makes the sums anew. When a snapshot cannot be read, the old ones stay, and it is said.
+    pub(crate) async fn refresh(&self, spool: &Spool) {
+        let mut made = self.made.lock().await;
+        let began = Instant::now();
+        let spool = spool.clone();
+        let sums = tokio::task::spawn_blocking(move || Sums::of(&spool)).await;
+        match sums.unwrap_or_else(|error| Err(SpoolError::Gone(error.to_string()))) {
+            Ok(sums) => *self.sums.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(sums),
+            Err(error) => tracing::error!(error = costream_common::report::one_line(&error), "the sums of /metrics stay as they were"),
+        }
+        self.changed();
+        *made = Some((Instant::now(), began.elapsed()));
+    }
+}

@@ -1,0 +1,261 @@
+//! The conformance suite on the Delta store, and what is its own: other processes on the same
+//! directory, files, housekeeping.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use costream_common::record::SnapshotId;
+use deltalake::kernel::Action;
+use futures::TryStreamExt as _;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::{DeltaOptions, DeltaStore};
+use crate::ident::TableName;
+use crate::store::conformance::{ask, ask_as_of, charges, conformance_tests, delivery, key, next_moment, plain, replace, row, snapshot, stream};
+use crate::store::{Query, Store};
+
+const SEPTEMBER: &str = "2026-09-01T00:00:00Z";
+
+async fn fresh() -> (Store, TempDir) {
+    let dir = tempfile::tempdir().expect("a directory");
+    (open(dir.path()).into(), dir)
+}
+
+fn options(dir: &Path) -> DeltaOptions {
+    DeltaOptions::in_directory(&dir.join("store")).expect("a directory")
+}
+
+fn open(dir: &Path) -> DeltaStore {
+    DeltaStore::open(options(dir)).expect("a store")
+}
+
+conformance_tests!(fresh);
+
+/// Data files in a table's directory.
+fn data_files(dir: &Path) -> usize {
+    let mut files = 0;
+    let mut folders = vec![dir.join("store/costs")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            if entry.is_dir() {
+                if !entry.ends_with("_delta_log") {
+                    folders.push(entry);
+                }
+            } else {
+                files += 1;
+            }
+        }
+    }
+    files
+}
+
+async fn until(what: &str, reached: impl Fn() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while !reached() {
+            tokio::task::yield_now().await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("{what} never happened"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_on_one_directory_lose_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let stores: Vec<Store> = (0..3).map(|_| open(dir.path()).into()).collect();
+    let all = stores.iter().enumerate().flat_map(|(process, store)| {
+        (0..6).map(move |scope| {
+            let store = store.clone();
+            // Every process has scopes of its own, and one that all of them deliver.
+            let name = if scope == 0 { "shared".to_owned() } else { format!("{process}-{scope}") };
+            tokio::spawn(async move { replace(&store, &key("aws", &name), 1, &[row(SEPTEMBER, "1", &name)]).await })
+        })
+    });
+    let mut written = 0;
+    for committed in futures::future::join_all(all.collect::<Vec<_>>()).await {
+        written += committed.expect("no panic").rows;
+    }
+    assert_eq!(written, 16);
+    for store in &stores {
+        assert_eq!(ask(store, "SELECT count(*), count(DISTINCT x_scope) FROM costs").await, [["16", "16"]]);
+    }
+    until("only the table's files remain", || data_files(dir.path()) == 16).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_sees_another_process_commit() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (writer, reader): (Store, Store) = (open(dir.path()).into(), open(dir.path()).into());
+    assert!(ask_as_of(&reader, "SELECT count(*) FROM costs", None).await.is_err(), "no table yet");
+    for number in 1..=45 {
+        replace(&writer, &key("aws", "a.csv"), number, &[row(SEPTEMBER, &number.to_string(), "a")]).await;
+        if number % 9 == 0 {
+            assert_eq!(plain(&ask(&reader, "SELECT sum(billedcost) FROM costs").await[0][0]), number.to_string());
+        }
+    }
+    assert!(dir.path().join("store/costs/_delta_log/_last_checkpoint").exists(), "the log has checkpoints");
+    let fresh: Store = open(dir.path()).into();
+    assert_eq!(plain(&ask(&fresh, "SELECT sum(billedcost) FROM costs").await[0][0]), "45");
+    assert_eq!(fresh.write.committed(&TableName::costs(), &key("aws", "a.csv")).await.expect("an answer"), Some(snapshot(45)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_committed_leaves_no_files() {
+    let (store, dir) = fresh().await;
+    let key = key("aws", "a.csv");
+    replace(&store, &key, 1, &[row(SEPTEMBER, "1", "a")]).await;
+    let batch = charges(&[row(SEPTEMBER, "2", "a")]);
+    let cut = futures::stream::iter([Ok(batch.clone()), Err("cut".into())]);
+    store.write.replace_scope(delivery(&key, 2, batch.schema(), Box::pin(cut))).await.expect_err("a cut delivery");
+    until("the unfinished file is gone", || data_files(dir.path()) == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sum_beyond_38_digits_is_an_error() {
+    let (store, _dir) = fresh().await;
+    let most = "99999999999999999999.999999999999999999";
+    let rows: Vec<_> = (0..4).map(|_| row(SEPTEMBER, most, "a")).collect();
+    replace(&store, &key("a", "b"), 1, &rows).await;
+    for sql in [
+        "SELECT sum(billedcost) FROM costs",
+        "SELECT servicename, sum(billedcost) FROM costs GROUP BY servicename",
+        "SELECT sum(billedcost) OVER (ORDER BY x_row ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM costs",
+    ] {
+        let error = ask_as_of(&store, sql, None).await.expect_err("too many digits");
+        let error = costream_common::report::one_line(&error);
+        assert!(error.contains("more than 38 digits"), "{sql}: {error}");
+    }
+    let fits = ask(&store, "SELECT sum(billedcost) FILTER (WHERE x_row = 1), sum(-billedcost) FILTER (WHERE x_row = 2), sum(x_row) FROM costs").await;
+    assert_eq!((plain(&fits[0][0]), plain(&fits[0][1]), fits[0][2].as_str()), (most.to_owned(), format!("-{most}"), "10"));
+    let window = ask(&store, "SELECT sum(x_row * 1.5) OVER (ORDER BY x_row ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM costs ORDER BY x_row").await;
+    let window: Vec<_> = window.iter().map(|row| plain(&row[0])).collect();
+    assert_eq!(window, ["1.5", "4.5", "7.5", "10.5"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_reading_is_allowed() {
+    let (store, _dir) = fresh().await;
+    replace(&store, &key("a", "b"), 1, &[row(SEPTEMBER, "1", "a")]).await;
+    for sql in ["DELETE FROM costs", "DROP TABLE costs", "CREATE TABLE x AS SELECT 1", "SET x = 1", "COPY costs TO '/tmp/x'", "INSERT INTO costs SELECT * FROM costs"] {
+        assert!(ask_as_of(&store, sql, None).await.is_err(), "{sql}");
+    }
+    let query = Query { sql: "SELECT $1 + count(*) FROM costs".to_owned(), params: vec![41_i64.into()], as_of: None };
+    let answer: Vec<RecordBatch> = store.read.query(query).await.expect("an answer").try_collect().await.expect("rows");
+    assert_eq!(answer.iter().map(RecordBatch::num_rows).sum::<usize>(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_files_are_merged_and_the_past_stays() {
+    let (store, dir) = fresh().await;
+    let key = key("aws", "a.csv");
+    replace(&store, &key, 1, &[row(SEPTEMBER, "7", "before")]).await;
+    let before = next_moment().await;
+    next_moment().await;
+    // Each period by turns: more partitions than files may be open, so that files are small.
+    let periods = ["2025-01-01T00:00:00Z", "2025-02-01T00:00:00Z", "2025-03-01T00:00:00Z", "2025-04-01T00:00:00Z", "2025-05-01T00:00:00Z",
+        "2025-06-01T00:00:00Z", "2025-07-01T00:00:00Z", "2025-08-01T00:00:00Z", "2025-09-01T00:00:00Z"];
+    let batches: Vec<_> = (0..90).map(|number| charges(&[row(periods[number % 9], "0.000000000000000001", "a")])).collect();
+    store.write.replace_scope(delivery(&key, 2, batches[0].schema(), stream(batches))).await.expect("a stored snapshot");
+    assert_eq!(data_files(dir.path()), 91);
+    let active = "SELECT count(*), sum(billedcost), count(DISTINCT billingperiodstart), min(x_snapshot) FROM costs";
+    let expected = ask(&store, active).await;
+
+    store.write.maintain(CancellationToken::new()).await.expect("a round");
+    assert_eq!(data_files(dir.path()), 100, "nine new files, and the past");
+    assert_eq!(ask(&store, active).await, expected);
+    assert_eq!(ask_as_of(&store, "SELECT servicename FROM costs", Some(before)).await.expect("the past"), [["before"]]);
+    // A second round finds nothing to do, and the snapshot is still known and replaceable.
+    store.write.maintain(CancellationToken::new()).await.expect("a round");
+    assert_eq!(data_files(dir.path()), 100);
+    assert!(replace(&store, &key, 2, &[row(SEPTEMBER, "1", "a")]).await.already);
+    replace(&store, &key, 3, &[row(SEPTEMBER, "1", "a")]).await;
+    assert_eq!(ask(&store, "SELECT count(*) FROM costs").await, [["1"]]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_is_beyond_the_retention_goes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = open(dir.path());
+    let (key, face): (_, Store) = (key("aws", "a.csv"), store.clone().into());
+    for number in 1..=30 {
+        replace(&face, &key, number, &[row(SEPTEMBER, &number.to_string(), "a")]).await;
+    }
+    let log = dir.path().join("store/costs/_delta_log");
+    let entries = || std::fs::read_dir(&log).expect("a log").count();
+    let (files, before) = (data_files(dir.path()), entries());
+    store.maintain_with_test_retention(Duration::from_secs(3600)).await;
+    assert_eq!((data_files(dir.path()), files), (30, 30), "within the retention");
+    assert!(entries() >= before);
+
+    // Everything is made two days old: the log's entries and files but the current ones go.
+    let two_days_ago = std::time::SystemTime::now() - Duration::from_secs(2 * 24 * 3600);
+    let mut folders = vec![dir.path().join("store/costs")];
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let file = std::fs::File::options().append(true).open(&path).expect("a file");
+                file.set_modified(two_days_ago).expect("an older file");
+            }
+        }
+    }
+    let orphan = dir.path().join("store/costs/orphan.parquet");
+    let unfinished = dir.path().join("store/costs/0123/x.parquet#1");
+    std::fs::create_dir_all(unfinished.parent().expect("a folder")).expect("a folder");
+    for path in [&orphan, &unfinished] {
+        std::fs::write(path, b"x").expect("a file");
+        std::fs::File::options().append(true).open(path).expect("a file").set_modified(two_days_ago).expect("an older file");
+    }
+    let young = dir.path().join("store/costs/0123/being-written.parquet");
+    std::fs::write(&young, b"x").expect("a file");
+    store.maintain_with_test_retention(Duration::from_secs(3600)).await;
+    assert!(!orphan.exists() && !unfinished.exists(), "what nobody knows and is old goes");
+    assert!(young.exists(), "what may be being written stays");
+    assert_eq!(ask(&face, "SELECT billedcost FROM costs").await.len(), 1);
+}
+
+impl DeltaStore {
+    /// A round of housekeeping with another retention.
+    async fn maintain_with_test_retention(&self, retention: Duration) {
+        let mut options = self.shared.options.clone();
+        options.retention = retention;
+        let store: Store = Self::open(options).expect("a store").into();
+        store.write.maintain(CancellationToken::new()).await.expect("a round");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_says_what_other_readers_need() {
+    let (store, dir) = fresh().await;
+    replace(&store, &key("aws", "a.csv"), 1, &[row("2026-09-01T00:00:00.5Z", "1", "short"), row(SEPTEMBER, "2", &"long ".repeat(20))]).await;
+    let entry = std::fs::read_to_string(dir.path().join("store/costs/_delta_log/00000000000000000000.json")).expect("the first commit");
+    let actions: Vec<Action> = entry.lines().map(|line| serde_json::from_str(line).expect("an action")).collect();
+    assert!(matches!(actions[0], Action::CommitInfo(_)), "the commit's time comes first");
+    let adds: Vec<_> = actions.iter().filter_map(|action| if let Action::Add(add) = action { Some(add) } else { None }).collect();
+    assert_eq!(adds.len(), 2);
+    let stats: serde_json::Value = serde_json::from_str(adds[0].stats.as_deref().expect("statistics")).expect("json");
+    assert_eq!(stats["numRecords"], 1);
+    assert!(stats["minValues"].get("billedcost").is_none(), "no rounded bounds");
+    assert_eq!(stats["nullCount"]["servicename"], 0);
+    let txn: Vec<_> = actions.iter().filter_map(|action| if let Action::Txn(txn) = action { Some(txn) } else { None }).collect();
+    assert_eq!(SnapshotId::from_version(txn[0].version), Some(snapshot(1)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_share_one_memory_pool_and_spill() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut options = options(dir.path());
+    options.query_memory_bytes = 4 << 20;
+    options.spill_dir = Some(dir.path().join("spill"));
+    let store: Store = DeltaStore::open(options).expect("a store").into();
+    let batches: Vec<_> = (0..40).map(|batch| charges(&(0..1000).map(|at| row(SEPTEMBER, "1", &format!("{batch} {at} {}", "x".repeat(100)))).collect::<Vec<_>>())).collect();
+    store.write.replace_scope(delivery(&key("a", "b"), 1, batches[0].schema(), stream(batches))).await.expect("a stored snapshot");
+    let sorted = ask(&store, "SELECT count(*) FROM (SELECT servicename, row_number() OVER (ORDER BY servicename) AS n FROM costs) WHERE n > 0").await;
+    assert_eq!(sorted, [["40000"]]);
+    let session = store.read.session(None).await.expect("a session").expect("an embedded store");
+    let other = store.read.session(None).await.expect("a session").expect("an embedded store");
+    assert!(Arc::ptr_eq(&session.runtime_env(), &other.runtime_env()));
+}

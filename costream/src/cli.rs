@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use costream_common::telemetry::LogFlags;
-use costream_exporter::ProfileName;
+use costream_exporter::profile::ProfileName;
 use url::Url;
 
 /// Where everything is kept unless told otherwise.

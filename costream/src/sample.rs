@@ -9,19 +9,23 @@ const SAMPLE: &[u8] = include_bytes!("../../resources/sample/focus.csv.gz");
 /// What the sample is called as a source.
 pub(crate) const NAME: &str = "sample";
 
-/// Lays the sample down in `data_dir`, unless it is there, and says where.
+/// Where it lies below a data directory.
+pub(crate) fn path(data_dir: &Path) -> PathBuf {
+    data_dir.join(NAME).join("focus.csv.gz")
+}
+
+/// Lays the sample down, unless it is there.
 ///
 /// # Errors
-/// The data directory cannot be written.
-pub(crate) async fn lay_down(data_dir: &Path) -> std::io::Result<PathBuf> {
-    let dir = data_dir.join(NAME);
-    let path = dir.join("focus.csv.gz");
-    if tokio::fs::metadata(&path).await.is_ok_and(|meta| meta.len() == SAMPLE.len() as u64) && tokio::fs::read(&path).await? == SAMPLE {
-        return Ok(path);
+/// The directory cannot be written.
+pub(crate) async fn lay_down(path: &Path) -> std::io::Result<()> {
+    if tokio::fs::read(path).await.is_ok_and(|there| there == SAMPLE) {
+        return Ok(());
     }
-    tokio::fs::create_dir_all(&dir).await?;
-    let part = dir.join("focus.csv.gz.part");
+    if let Some(dir) = path.parent() {
+        tokio::fs::create_dir_all(dir).await?;
+    }
+    let part = path.with_extension("part");
     tokio::fs::write(&part, SAMPLE).await?;
-    tokio::fs::rename(&part, &path).await?;
-    Ok(path)
+    tokio::fs::rename(&part, path).await
 }

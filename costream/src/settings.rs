@@ -4,17 +4,13 @@
 use std::path::{Path, PathBuf};
 
 use costream_common::config::{self, ConfigError};
-use costream_common::http::serve::Exposure;
-use costream_common::http::web::{WebConfig, WebConfigError};
 use costream_common::record::SourceName;
-use costream_exporter::ProfileName;
 use costream_exporter::config::{ExporterConfig, InvalidSource, Location, SourceConfig};
-use costream_handler::HandlerConfig;
-use costream_scraper::ScraperConfig;
+use costream_handler::config::HandlerConfig;
+use costream_scraper::config::ScraperConfig;
 
-use crate::cli::{DATA_DIR, RunArgs, SourceArgs};
+use crate::cli::{DATA_DIR, SourceArgs};
 use crate::sample;
-use crate::sql::store_dir;
 
 /// The configuration file, all three sections read.
 pub(crate) type ConfigFile = config::File<ExporterConfig, ScraperConfig, HandlerConfig>;
@@ -38,9 +34,6 @@ pub(crate) enum SettingsError {
         #[source]
         source: std::io::Error,
     },
-    /// TLS or users.
-    #[error(transparent)]
-    Web(#[from] WebConfigError),
 }
 
 impl SettingsError {
@@ -50,105 +43,111 @@ impl SettingsError {
     }
 }
 
-/// Which sources there are.
-pub(crate) struct Sources {
-    /// The whole file, its exporter section with the flags over it.
-    pub(crate) file: ConfigFile,
-    /// Where everything is kept: the flag's directory, or the default one.
+/// The file's sections with the flags over them.
+pub(crate) struct Settings {
+    pub(crate) exporter: ExporterConfig,
+    pub(crate) scraper: ScraperConfig,
+    pub(crate) handler: HandlerConfig,
+    /// Where the sample, the lock and whatever has no place of its own is kept.
     pub(crate) data_dir: PathBuf,
 }
 
-impl Sources {
-    /// Reads the file, and puts the flags over it.
+impl Settings {
+    /// Reads the file, and puts the flags over it. Without any source there is the sample.
     ///
     /// # Errors
-    /// The file or a flag is no good.
-    pub(crate) async fn new(args: &SourceArgs, data_dir: Option<&Path>) -> Result<Self, SettingsError> {
-        let mut file: ConfigFile = match &args.config_file {
+    /// The file or a flag is no good, or the sample cannot be named.
+    pub(crate) fn new(args: &SourceArgs, data_dir: Option<&Path>) -> Result<Self, SettingsError> {
+        let given = args.config_file.as_deref();
+        let ConfigFile { mut exporter, scraper, mut handler } = match given {
             Some(path) => config::load(path)?,
             None => ConfigFile::default(),
         };
-        if let (Some(path), Some(_), true) = (&args.config_file, args.profile, args.given.is_empty()) {
-            return Err(SettingsError::Profile { path: path.clone() });
-        }
-        let kept = data_dir.unwrap_or(Path::new(DATA_DIR)).to_owned();
-        let profile = args.profile.unwrap_or_default();
-        let own = ExporterConfig::for_run(&args.given, profile, &kept)?;
-        if args.config_file.is_none() {
-            file.exporter = own;
-        } else {
-            if !args.given.is_empty() {
-                file.exporter.sources = own.sources;
+        let kept = match (data_dir, given) {
+            (Some(dir), _) => dir.to_owned(),
+            (None, Some(_)) => handler.data_dir.clone(),
+            (None, None) => PathBuf::from(DATA_DIR),
+        };
+        let own = ExporterConfig::for_run(&args.given, args.profile.unwrap_or_default(), &kept)?;
+        match given {
+            None => exporter = own,
+            Some(path) => {
+                if args.profile.is_some() && args.given.is_empty() && !exporter.sources.is_empty() {
+                    return Err(SettingsError::Profile { path: path.to_owned() });
+                }
+                if !args.given.is_empty() {
+                    exporter.sources = own.sources;
+                }
+                if data_dir.is_some() {
+                    exporter.spool_dir = own.spool_dir;
+                }
             }
-            if data_dir.is_some() {
-                file.exporter.spool_dir = own.spool_dir;
-            }
         }
-        Ok(Self { file, data_dir: kept })
+        handler.data_dir.clone_from(&kept);
+        if exporter.sources.is_empty() {
+            exporter.sources.push(SourceConfig {
+                name: SourceName::new(sample::NAME).map_err(InvalidSource::from)?,
+                location: Location::Files(sample::path(&kept).to_string_lossy().into_owned()),
+                profile: args.profile.unwrap_or_default(),
+                poll_interval: None,
+            });
+        }
+        Ok(Self { exporter, scraper, handler, data_dir: kept })
     }
 
-    /// Puts the sample in where there is no source.
+    /// Lays the sample down when it is a source.
     ///
     /// # Errors
-    /// It cannot be laid down.
-    pub(crate) async fn or_sample(mut self, profile: Option<ProfileName>) -> Result<Self, SettingsError> {
-        if self.file.exporter.sources.is_empty() {
-            let failed = |source| SettingsError::Sample { dir: self.data_dir.clone(), source };
-            let path = sample::lay_down(&self.data_dir).await.map_err(failed)?;
-            let name = SourceName::new(sample::NAME).map_err(InvalidSource::from)?;
-            let location = Location::Files(path.to_string_lossy().into_owned());
-            self.file.exporter.sources.push(SourceConfig { name, location, profile: profile.unwrap_or_default(), poll_interval: None });
+    /// The data directory cannot be written.
+    pub(crate) async fn lay_sample_down(&self) -> Result<(), SettingsError> {
+        let path = sample::path(&self.data_dir);
+        let is_sample = |source: &SourceConfig| matches!(&source.location, Location::Files(given) if Path::new(given) == path);
+        if !self.exporter.sources.iter().any(is_sample) {
+            return Ok(());
         }
-        Ok(self)
+        sample::lay_down(&path).await.map_err(|source| SettingsError::Sample { dir: self.data_dir.clone(), source })
     }
 
     /// The sources' names.
-    pub(crate) fn names(&self) -> Vec<SourceName> {
-        self.file.exporter.sources.iter().map(|source| source.name.clone()).collect()
+    pub(crate) fn source_names(&self) -> Vec<SourceName> {
+        self.exporter.sources.iter().map(|source| source.name.clone()).collect()
     }
 }
 
-/// What a run listens on, and how.
-pub(crate) struct Doors {
-    pub(crate) exporter: Option<Door>,
-    pub(crate) handler: Option<Door>,
-    pub(crate) exposure: Exposure,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// One address.
-pub(crate) struct Door {
-    pub(crate) address: String,
-    pub(crate) web: Option<WebConfig>,
-}
-
-impl Doors {
-    /// The addresses of a run; with `--once` those alone that somebody asked for.
-    ///
-    /// # Errors
-    /// A web configuration is no good.
-    pub(crate) fn new(args: &RunArgs, file: &ConfigFile) -> Result<Self, SettingsError> {
-        let door = |flag: &Option<String>, section: &str, web_file: &Option<PathBuf>| {
-            let asked = flag.is_some() || args.sources.config_file.is_some();
-            if args.once && !asked {
-                return Ok(None);
-            }
-            let web = args.web_config_file.as_ref().or(web_file.as_ref()).map(|path| WebConfig::load(path)).transpose()?;
-            let address = flag.clone().unwrap_or_else(|| section.to_owned());
-            Ok::<_, SettingsError>(Some(Door { address, web }))
-        };
-        Ok(Self {
-            exporter: door(&args.exporter_listen_address, &file.exporter.listen_address, &file.exporter.web_config_file)?,
-            handler: door(&args.handler_listen_address, &file.handler.listen_address, &file.handler.web_config_file)?,
-            exposure: if args.allow_unauthenticated { Exposure::Unauthenticated } else { Exposure::LoopbackOnly },
-        })
+    fn settings(config: Option<&str>, given: &[&str], data_dir: Option<&str>) -> Result<Settings, SettingsError> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("costream.yaml");
+        let config_file = config.map(|text| {
+            std::fs::write(&path, text).expect("written");
+            path
+        });
+        let given = given.iter().map(|text| (*text).to_owned()).collect();
+        Settings::new(&SourceArgs { given, profile: None, config_file }, data_dir.map(Path::new))
     }
-}
 
-/// Puts `--data-dir` over the handler's section.
-pub(crate) fn handler_config(args: &RunArgs, sources: &Sources) -> HandlerConfig {
-    let mut config = sources.file.handler.clone();
-    if args.data_dir.is_some() || args.sources.config_file.is_none() {
-        config.store_dir = store_dir(&sources.data_dir);
+    #[test]
+    fn flags_win_over_the_file() {
+        let file = "exporter: {spool_dir: spool, sources: [{path: a.csv, profile: aws}]}\nhandler: {data_dir: kept}\n";
+        let from_file = settings(Some(file), &[], None).expect("a good file");
+        assert_eq!(from_file.source_names()[0].as_str(), "a.csv");
+        assert_eq!(from_file.exporter.spool_dir, Path::new("spool"));
+        assert_eq!(from_file.data_dir, Path::new("kept"));
+        let flagged = settings(Some(file), &["b.csv"], Some("data")).expect("good flags");
+        assert_eq!(flagged.source_names()[0].as_str(), "b.csv");
+        assert_eq!(flagged.exporter.sources.len(), 1);
+        assert_eq!(flagged.exporter.spool_dir, Path::new("data/spool"));
+        assert_eq!(flagged.handler.data_dir, Path::new("data"));
     }
-    config
+
+    #[test]
+    fn nothing_given_means_the_sample() {
+        for config in [None, Some("handler: {}\n")] {
+            let settings = settings(config, &[], Some("data")).expect("defaults");
+            assert_eq!(settings.source_names()[0].as_str(), "sample");
+        }
+    }
 }

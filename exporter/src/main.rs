@@ -74,7 +74,7 @@ fn ended(result: Result<(), Failure>) -> ExitCode {
 }
 
 async fn run(flags: Flags) -> Result<(), Failure> {
-    let wrong = |error: &dyn std::error::Error| Failure::Configuration(one_line_of(error));
+    let wrong = |error: &(dyn std::error::Error + 'static)| Failure::Configuration(one_line(error));
     let path = flags.config_file.ok_or_else(|| Failure::Configuration("--config.file is missing".to_owned()))?;
     let config: config::File<ExporterConfig> = config::load(&path).map_err(|error| wrong(&error))?;
     let mut config = config.exporter;
@@ -87,7 +87,7 @@ async fn run(flags: Flags) -> Result<(), Failure> {
         return Ok(());
     }
 
-    let failed = |error: &dyn std::error::Error| Failure::Run(one_line_of(error));
+    let failed = |error: &(dyn std::error::Error + 'static)| Failure::Run(one_line(error));
     let exposure = if flags.allow_unauthenticated { Exposure::Unauthenticated } else { Exposure::LoopbackOnly };
     let shutdown = signalled().map_err(|error| failed(&error))?;
     let listener = serve::bind(&config.listen_address, web, exposure).await.map_err(|error| failed(&error))?;

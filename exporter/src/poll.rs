@@ -144,15 +144,16 @@ pub(crate) struct Polls {
     pub(crate) ready: Ready,
     pub(crate) retry_for: Duration,
     pub(crate) limits: Limits,
-    /// Polls under way at once.
-    pub(crate) places: tokio::sync::Semaphore,
+    /// Polls under way at once, of all sources.
+    concurrent_polls: usize,
+    places: tokio::sync::Semaphore,
     flights: Mutex<BTreeMap<ScopeKey, Arc<Flight>>>,
 }
 
 impl Polls {
     pub(crate) fn new(spool: Spool, telemetry: Telemetry, retry_for: Duration, concurrent_polls: usize) -> Self {
         let places = tokio::sync::Semaphore::new(concurrent_polls);
-        Self { spool, telemetry, ready: Ready::default(), retry_for, limits: Limits::default(), places, flights: Mutex::default() }
+        Self { spool, telemetry, ready: Ready::default(), retry_for, limits: Limits::default(), concurrent_polls, places, flights: Mutex::default() }
     }
 
     /// The polls under way.
@@ -195,8 +196,8 @@ impl Polling {
             Ok(items) => {
                 let there: BTreeSet<&ScopeName> = items.iter().map(|item| &item.scope).collect();
                 let gone = gone(&polls.spool, name, &there);
-                let polled = futures::stream::iter(&items).map(|item| self.poll_report(polls, item));
-                let outcomes = polled.buffered(polls.places.available_permits().max(1)).collect().await;
+                let polled = futures::stream::iter(items).map(|item| self.poll_report(polls, item));
+                let outcomes = polled.buffered(polls.concurrent_polls).collect().await;
                 (outcomes, gone)
             }
             Err(error) => {
@@ -205,6 +206,13 @@ impl Polling {
                 (vec![PollOutcome { source: name.clone(), scope: None, result }], self.status().gone)
             }
         };
+        self.settle(&outcomes, gone, began);
+        let is_change = |outcome: &PollOutcome| outcome.result.as_ref().is_ok_and(|polled| polled.changed);
+        if outcomes.iter().any(is_change) { polls.ready.refresh(&polls.spool).await } else { polls.ready.changed() }
+        outcomes
+    }
+
+    fn settle(&self, outcomes: &[PollOutcome], gone: usize, began: Instant) {
         let failure = outcomes.iter().find_map(|outcome| outcome.result.as_ref().err());
         let now = Utc::now();
         let mut status = locked(&self.status);
@@ -216,17 +224,13 @@ impl Polling {
         if failure.is_none() {
             status.succeeded_at = Some(now);
         }
-        drop(status);
         *locked(&self.last) = Some(Instant::now());
-        let is_change = |outcome: &PollOutcome| outcome.result.as_ref().is_ok_and(|polled| polled.changed);
-        if outcomes.iter().any(is_change) { polls.ready.refresh(&polls.spool).await } else { polls.ready.changed() }
-        outcomes
     }
 
-    async fn poll_report(&self, polls: &Polls, item: &Item) -> PollOutcome {
+    async fn poll_report(&self, polls: &Polls, item: Item) -> PollOutcome {
         let began = Instant::now();
         let source = &self.source.name;
-        let result = self.tried(polls, item, began).await;
+        let result = self.tried(polls, &item, began).await;
         let ended = match &result {
             Ok(polled) if polled.changed => Ended::Changed,
             Ok(_) => Ended::Unchanged,
@@ -236,7 +240,7 @@ impl Polling {
         if ended == Ended::Changed {
             polls.ready.refresh_if_due(&polls.spool).await;
         }
-        PollOutcome { source: source.clone(), scope: Some(item.scope.clone()), result }
+        PollOutcome { source: source.clone(), scope: Some(item.scope), result }
     }
 
     async fn tried(&self, polls: &Polls, item: &Item, began: Instant) -> Result<Polled, PollError> {
@@ -335,7 +339,7 @@ impl Polling {
         };
         // Without an end the writer removes what it has written.
         drop(pieces);
-        let written = writing.await.map_err(|error| SpoolError::Gone(error.to_string()))?;
+        let written = writing.await.map_err(|error| SpoolError::Gone(error.to_string()))??;
         sealed?;
         if let Some((last, seen)) = known {
             let last = Arc::clone(last);
@@ -343,7 +347,7 @@ impl Polling {
             let last = noted.map_err(|error| SpoolError::Gone(error.to_string()))??;
             return Ok((last, false, read_bytes));
         }
-        match written? {
+        match written {
             Some(generation) => Ok((generation, true, read_bytes)),
             None => Err(SpoolError::Gone("it ended early".to_owned()).into()),
         }

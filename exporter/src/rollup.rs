@@ -22,7 +22,7 @@ use costream_common::record::{ColumnKind, GroupTotals};
 use serde::{Deserialize, Serialize};
 
 /// What the remainder carries in every dimension.
-pub const OTHER: &str = "other";
+pub(crate) const OTHER: &str = "other";
 /// Series with sums of their own while a report is read, for each that may be shown.
 const CANDIDATES_PER_SERIES: usize = 4;
 /// Longest label value kept whole, in bytes.
@@ -41,7 +41,7 @@ pub struct Dimensions(Vec<Dimension>);
 
 /// One column, or one tag, to sum over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dimension {
+pub(crate) struct Dimension {
     column: String,
     tag: Option<String>,
     label: String,
@@ -143,7 +143,7 @@ fn label(column: &str) -> String {
 }
 
 /// A billing period as a label's value: `2024-09` when it begins a month, else the whole time; nothing when unknown.
-pub fn period_label(period: Option<DateTime<Utc>>) -> String {
+pub(crate) fn period_label(period: Option<DateTime<Utc>>) -> String {
     match period {
         None => String::new(),
         Some(start) if start.day() == 1 && start.time() == NaiveTime::MIN => start.format("%Y-%m").to_string(),
@@ -153,7 +153,7 @@ pub fn period_label(period: Option<DateTime<Utc>>) -> String {
 
 /// One series: its label values in the order of [`Dimensions::labels`], and its sums.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Series {
+pub(crate) struct Series {
     /// Source, billing period, currency, then the dimensions. Empty: no such label.
     pub values: Vec<String>,
     /// Rows and sums.
@@ -163,7 +163,7 @@ pub struct Series {
 
 /// Sums being made. Its keys are label values, each after its length.
 #[derive(Debug)]
-pub struct Rollup {
+pub(crate) struct Rollup {
     dimensions: Dimensions,
     max_series: usize,
     series: HashMap<Box<[u8]>, GroupTotals>,
@@ -172,12 +172,12 @@ pub struct Rollup {
 
 impl Rollup {
     /// Nothing, summed over `dimensions`, to be shown in at most `max_series` series.
-    pub fn new(dimensions: Dimensions, max_series: usize) -> Self {
+    pub(crate) fn new(dimensions: Dimensions, max_series: usize) -> Self {
         Self { dimensions, max_series, series: HashMap::new(), remainder: HashMap::new() }
     }
 
     /// Adds every row of a source's batch. A column that is not there, or not of its kind, is a label without a value.
-    pub fn add_batch(&mut self, source: &str, batch: &RecordBatch) {
+    pub(crate) fn add_batch(&mut self, source: &str, batch: &RecordBatch) {
         let costs = ["BilledCost", "EffectiveCost", "ListCost", "ContractedCost"]
             .map(|name| batch.column_by_name(name).and_then(|array| array.as_primitive_opt::<Decimal128Type>()));
         let periods = batch.column_by_name("BillingPeriodStart").and_then(|a| a.as_primitive_opt::<TimestampMicrosecondType>());
@@ -206,7 +206,7 @@ impl Rollup {
     }
 
     /// Adds a series that was summed before, over the same dimensions.
-    pub fn add_series(&mut self, series: &Series) {
+    pub(crate) fn add_series(&mut self, series: &Series) {
         let mut key = Vec::new();
         for value in &series.values {
             push_part(&mut key, value);
@@ -230,7 +230,7 @@ impl Rollup {
     }
 
     /// The series within the budget, in order of their labels.
-    pub fn into_series(self) -> Vec<Series> {
+    pub(crate) fn into_series(self) -> Vec<Series> {
         let (budget, free) = (self.max_series, self.dimensions.0.len());
         let mut all = self.series;
         merge(&mut all, self.remainder);

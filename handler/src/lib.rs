@@ -8,6 +8,7 @@ pub mod store;
 pub mod ingest;
 pub mod sql;
 pub mod config;
+pub mod upload;
 pub mod api;
 
 use std::path::PathBuf;

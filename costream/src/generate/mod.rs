@@ -16,7 +16,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use async_compression::tokio::write::{GzipEncoder, ZstdEncoder};
-use costream_exporter::ProfileName;
+use costream_exporter::profile::ProfileName;
 use tokio::fs::File;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 

@@ -3,7 +3,7 @@
 //!
 //! Every row is a good one. About one in ninety is its predecessor once more: two charges.
 
-use costream_exporter::ProfileName;
+use costream_exporter::profile::ProfileName;
 
 use super::catalog::{self, Provider, ProviderKind};
 use super::charge::{Charge, PERIODS};

@@ -40,6 +40,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 pub use self::args::Arg;
+pub use self::catalog::NODE;
 pub use self::error::SqlError;
 pub use self::parse::MAX_STATEMENT_BYTES;
 use self::rewrite::{Rewritten, Session, version_schema};

@@ -158,14 +158,17 @@ impl Spooled {
         }
     }
 
-    /// The batches of a source's scrape; samples without a time of their own are of `scraped_at`.
+    /// The batches of a source's scrape, for one reader at a time; samples without a time of
+    /// their own are of `scraped_at`.
     ///
     /// # Errors
     /// The file cannot be read from its beginning.
-    pub async fn batches(mut self, source: String, scraped_at: DateTime<Utc>) -> Result<SeriesReader, SeriesError> {
-        self.file.seek(SeekFrom::Start(0)).await.map_err(SeriesError::Spool)?;
+    pub async fn batches(&self, source: String, scraped_at: DateTime<Utc>) -> Result<SeriesReader, SeriesError> {
+        // The copy shares its position with the original: one reader at a time.
+        let mut file = self.file.try_clone().await.map_err(SeriesError::Spool)?;
+        file.seek(SeekFrom::Start(0)).await.map_err(SeriesError::Spool)?;
         Ok(SeriesReader {
-            chunks: ReaderStream::with_capacity(self.file, CHUNK_BYTES),
+            chunks: ReaderStream::with_capacity(file, CHUNK_BYTES),
             chunk: Bytes::new(),
             decoder: Decoder::new(self.format, Limits::default()),
             rows: Rows::new(source, scraped_at),

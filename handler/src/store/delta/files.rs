@@ -6,6 +6,7 @@
 //! [`UPLOAD_BUFFER_BYTES`], and one batch.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, new_null_array};
@@ -14,16 +15,20 @@ use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit, TimestampMicroseco
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 use chrono::{DateTime, SecondsFormat, Utc};
+use bytes::Bytes;
 use deltalake::kernel::{Add, LogicalFileView};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStream};
-use parquet::arrow::async_writer::ParquetObjectWriter;
+use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream};
 use parquet::arrow::{AsyncArrowWriter, ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::WriterProperties;
 
 use super::stats;
@@ -92,7 +97,7 @@ pub(super) struct Written {
 struct OpenFile {
     values: PartitionValues,
     path: Path,
-    writer: AsyncArrowWriter<ParquetObjectWriter>,
+    writer: AsyncArrowWriter<BufWriter>,
 }
 
 impl PartitionWriter {
@@ -178,7 +183,8 @@ impl PartitionWriter {
     }
 
     async fn write_part(&mut self, values: PartitionValues, part: &RecordBatch) -> Result<(), FileError> {
-        let mut file = match self.open.iter().position(|file| file.values == values) {
+        let place = self.open.iter().position(|file| file.values == values);
+        let mut file = match place {
             Some(at) => self.open.remove(at),
             None => {
                 if self.open.len() >= MAX_OPEN_FILES {
@@ -194,10 +200,12 @@ impl PartitionWriter {
         } else {
             self.open.push(file);
         }
-        if self.open.iter().map(|file| file.writer.memory_size()).sum::<usize>() > MAX_ENCODED_BYTES
-            && let Some(largest) = self.open.iter_mut().max_by_key(|file| file.writer.memory_size())
-        {
-            largest.writer.flush().await?;
+        let encoded: usize = self.open.iter().map(|file| file.writer.memory_size()).sum();
+        if encoded > MAX_ENCODED_BYTES {
+            let largest = self.open.iter_mut().max_by_key(|file| file.writer.memory_size());
+            if let Some(largest) = largest {
+                largest.writer.flush().await?;
+            }
         }
         Ok(())
     }
@@ -216,7 +224,7 @@ impl PartitionWriter {
             .set_created_by(format!("costream {}", env!("CARGO_PKG_VERSION")))
             .build();
         let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
-        let writer = AsyncArrowWriter::try_new_with_options(ParquetObjectWriter::from_buf_writer(upload), schema, options)?;
+        let writer = AsyncArrowWriter::try_new_with_options(upload, schema, options)?;
         self.written.begun.push(path.clone());
         Ok(OpenFile { values, path, writer })
     }
@@ -307,20 +315,48 @@ pub(super) async fn read(
     store: &Arc<dyn ObjectStore>,
     file: &LogicalFileView,
     columns: Option<&[String]>,
-) -> Result<ParquetRecordBatchStream<ParquetObjectReader>, FileError> {
+) -> Result<ParquetRecordBatchStream<FileReader>, FileError> {
     if file.deletion_vector_descriptor().is_some() {
         return Err(FileError::DeletionVector);
     }
-    let mut reader = ParquetObjectReader::new(store.clone(), file.object_store_path());
-    if let Ok(size) = u64::try_from(file.size()) {
-        reader = reader.with_file_size(size);
-    }
+    let size = u64::try_from(file.size()).unwrap_or_default();
+    let reader = FileReader { store: store.clone(), path: file.object_store_path(), size };
     let mut builder = ParquetRecordBatchStreamBuilder::new(reader).await?;
     if let Some(columns) = columns {
         let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().map(String::as_str));
         builder = builder.with_projection(mask);
     }
     Ok(builder.with_batch_size(READ_BATCH_ROWS).build()?)
+}
+
+/// A file in the table's object store.
+pub(super) struct FileReader {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    size: u64,
+}
+
+fn external(error: object_store::Error) -> ParquetError {
+    ParquetError::External(error.into())
+}
+
+impl AsyncFileReader for FileReader {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
+        async move { self.store.get_range(&self.path, range).await.map_err(external) }.boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
+        async move { self.store.get_ranges(&self.path, &ranges).await.map_err(external) }.boxed()
+    }
+
+    fn get_metadata<'a>(&'a mut self, options: Option<&'a ArrowReaderOptions>) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
+        async move {
+            let size = self.size;
+            let reader = ParquetMetaDataReader::new().with_arrow_reader_options(options);
+            Ok(Arc::new(reader.load_and_finish(self, size).await?))
+        }
+        .boxed()
+    }
 }
 
 /// A column that says the same in every row, from a partition value of the log.

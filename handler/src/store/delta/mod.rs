@@ -33,9 +33,8 @@ use costream_common::record::{ColumnKind, ScopeKey, SnapshotId, X_ROW, X_SCOPE, 
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::session_state::SessionState;
 use datafusion::prelude::SessionContext;
-use deltalake::DeltaTable;
 use deltalake::kernel::{Action, Transaction};
-use deltalake::logstore::{StorageConfig, logstore_with, object_store_factories};
+use deltalake::logstore::{StorageConfig, logstore_for, object_store_factories};
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use object_store::ObjectStore;
@@ -219,7 +218,7 @@ impl Shared {
             .push(name.as_str())
             .push("");
         let config = StorageConfig::parse_options(&self.options.storage).map_err(|e| failed(e.into()))?;
-        let log = deltalake::logstore::logstore_for(&url, config).map_err(|e| failed(e.into()))?;
+        let log = logstore_for(&url, config).map_err(|e| failed(e.into()))?;
         let table = Arc::new(Table::new(name.clone(), log));
         tables.insert(name.clone(), table.clone());
         Ok(table)

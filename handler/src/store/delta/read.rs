@@ -18,7 +18,6 @@ use datafusion::logical_expr::AggregateUDF;
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
 use deltalake::DeltaTable;
 use deltalake::delta_datafusion::{DeltaScanConfig, DeltaScanNext};
-use futures::TryStreamExt as _;
 
 use super::sum::CheckedSum;
 use super::{DeltaOptions, Shared};

@@ -9,10 +9,10 @@ use std::sync::Mutex;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use chrono::{DateTime, Utc};
-use costream_common::record::{ColumnKind, ScopeKey, SnapshotId, X_SCOPE, X_SNAPSHOT, X_SOURCE};
+use costream_common::record::{ColumnKind, ScopeKey, SnapshotId, X_SCOPE, X_SOURCE};
 use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow as _, TryIntoKernel as _};
 use deltalake::kernel::transaction::TransactionError;
-use deltalake::kernel::{Action, CommitInfo, LogicalFileView, Metadata, MetadataExt as _, Protocol, StructField, StructType, new_metadata};
+use deltalake::kernel::{Action, CommitInfo, LogicalFileView, MetadataExt as _, Protocol, StructField, StructType, new_metadata};
 use deltalake::logstore::{CommitOrBytes, LogStoreRef};
 use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt as _;
@@ -297,12 +297,6 @@ impl Table {
     pub(super) fn arrow_schema(&self, schema: &StructType) -> Result<SchemaRef, StoreError> {
         let schema: Schema = schema.try_into_arrow().map_err(|e| self.failed("describe", e))?;
         Ok(SchemaRef::new(schema))
-    }
-
-    /// Whether the table is one whose rows are replaced by scope, rather than by key.
-    pub(super) fn is_by_scope(metadata: &Metadata, schema: &StructType) -> bool {
-        let partitioned = |column: &str| metadata.partition_columns().iter().any(|name| name == column);
-        partitioned(X_SOURCE) && partitioned(X_SCOPE) && schema.field(X_SNAPSHOT).is_some()
     }
 }
 

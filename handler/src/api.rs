@@ -1,0 +1,449 @@
+//! The handler over HTTP: the route table, and the one place where errors become statuses.
+//!
+//! | route | what |
+//! |---|---|
+//! | `POST /_sql` | CrateDB's endpoint; queries, streamed |
+//! | `POST /upload?table=&source=&scope=&snapshot=` | an Arrow IPC stream in the place of a scope |
+//! | `GET /upload/committed?table=&source=&scope=` | the snapshot a scope has |
+//! | `GET /` | CrateDB's greeting, or a page for a browser |
+//! | `GET /metrics`, `/-/healthy`, `/-/ready` | what the Prometheus family expects |
+//!
+//! Peak memory beside the engine's and the store's: [`N_BODIES`] statements' bodies of
+//! [`MAX_SQL_BODY_BYTES`], and per upload (at most [`N_UPLOADS`]) the batch in hand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_compression::tokio::bufread::GzipDecoder;
+use axum::body::{Body, Bytes};
+use axum::extract::{Extension, Query, RawQuery, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{any, get, post};
+use axum::{Json, Router};
+use costream_common::http::serve::User;
+use costream_common::record::{NameError, ScopeKey, SnapshotId, SnapshotIdError, SourceName, ScopeName};
+use costream_common::report;
+use futures::StreamExt;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::io::StreamReader;
+
+use crate::Handler;
+use crate::ident::{TableName, TableNameError};
+use crate::ingest::{IngestError, Receipt};
+use crate::sql::gateway::{self, Answer};
+use crate::sql::{CRATEDB_VERSION, Options, SqlError};
+use crate::store::Delivery;
+use crate::upload::{Incoming, Upload, UploadError};
+
+/// The largest body of a statement, as sent and as inflated.
+pub const MAX_SQL_BODY_BYTES: usize = 4 << 20;
+/// Bodies of statements read at the same time; further ones wait.
+pub const N_BODIES: usize = 32;
+/// Uploads taken at the same time; further ones are told to come back.
+pub const N_UPLOADS: usize = 4;
+/// How long an upload waits for its turn.
+const UPLOAD_WAIT: Duration = Duration::from_secs(30);
+/// What is still read of an upload that has failed, so that its client hears why.
+const FORGOTTEN_BYTES: usize = 64 << 20;
+/// How long that may take.
+const FORGOTTEN_WITHIN: Duration = Duration::from_secs(5);
+/// How long the store may take to say that it is there.
+const READY_WITHIN: Duration = Duration::from_secs(5);
+/// When a client that was turned away may come back, in seconds.
+const RETRY_AFTER: &str = "2";
+/// The media type of an Arrow IPC stream.
+pub const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
+
+struct Doors {
+    handler: Handler,
+    bodies: Semaphore,
+    uploads: Semaphore,
+}
+
+type Shared = State<Arc<Doors>>;
+
+/// The route table.
+pub(crate) fn router(handler: &Handler) -> Router {
+    let doors = Doors { handler: handler.clone(), bodies: Semaphore::new(N_BODIES), uploads: Semaphore::new(N_UPLOADS) };
+    Router::new()
+        .route("/", get(greeting))
+        .route("/_sql", any(sql))
+        .route("/upload", post(upload))
+        .route("/upload/committed", get(committed))
+        .route("/metrics", get(metrics))
+        .route("/-/healthy", get(|| async { "costream handler is healthy\n" }))
+        .route("/-/ready", get(ready))
+        .fallback(|| async { (StatusCode::NOT_FOUND, Json(json!({"error": "not found"}))) })
+        .with_state(Arc::new(doors))
+}
+
+// -- POST /_sql
+
+/// An error in CrateDB's form.
+struct Refusal {
+    error: SqlError,
+    trace: bool,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let Self { error, trace } = self;
+        let (message, code) = (error.message(), error.code());
+        let mut body = json!({"error": {"message": message, "code": code}});
+        if trace {
+            body["error_trace"] = message.into();
+        }
+        let status = match (&error, code) {
+            (SqlError::Busy(_), _) => StatusCode::SERVICE_UNAVAILABLE,
+            (_, 4031) => StatusCode::FORBIDDEN,
+            (_, 4040..=4049) => StatusCode::NOT_FOUND,
+            (_, 4000..=4999) => StatusCode::BAD_REQUEST,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let mut response = (status, Json(body)).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static(RETRY_AFTER));
+        }
+        response
+    }
+}
+
+async fn sql(State(doors): Shared, RawQuery(query): RawQuery, user: Option<Extension<User>>, request: Request) -> Response {
+    let began = Instant::now();
+    let flag = |name: &str| {
+        let pairs = query.as_deref().unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "true")));
+        pairs.into_iter().any(|(key, value)| key == name && value != "false")
+    };
+    let (types, trace) = (flag("types"), flag("error_trace"));
+    let telemetry = &doors.handler.shared.telemetry;
+    let mut outcome = Outcome::new(telemetry, began);
+    match answered(&doors, types, user, request, began).await {
+        Ok(Some(Answer::Whole(body))) => {
+            outcome.ended("ok");
+            ([(header::CONTENT_TYPE, "application/json; charset=UTF-8")], body).into_response()
+        }
+        Ok(Some(Answer::Pieces(mut pieces))) => {
+            let body = futures::stream::poll_fn(move |cx| {
+                let piece = pieces.poll_next_unpin(cx);
+                match &piece {
+                    std::task::Poll::Ready(None) => outcome.ended("ok"),
+                    std::task::Poll::Ready(Some(Err(error))) => {
+                        tracing::warn!(error = error.message(), "an answer was broken off");
+                        outcome.ended("broken_off");
+                    }
+                    _ => {}
+                }
+                piece
+            });
+            ([(header::CONTENT_TYPE, "application/json; charset=UTF-8")], Body::from_stream(body)).into_response()
+        }
+        Ok(None) => {
+            outcome.ended("refused");
+            (StatusCode::PAYLOAD_TOO_LARGE, [(header::CONNECTION, "close")]).into_response()
+        }
+        Err(error) => {
+            outcome.ended(if error.code() < 5000 { "refused" } else { "failed" });
+            if error.code() >= 5000 {
+                tracing::warn!(error = error.message(), "a statement failed");
+            }
+            Refusal { error, trace }.into_response()
+        }
+    }
+}
+
+/// The answer to a request; nothing when its body is too large.
+async fn answered(
+    doors: &Doors,
+    types: bool,
+    user: Option<Extension<User>>,
+    request: Request,
+    began: Instant,
+) -> Result<Option<Answer>, SqlError> {
+    if !matches!(*request.method(), axum::http::Method::POST | axum::http::Method::PUT) {
+        return Err(SqlError::Invalid("Missing request body".to_owned()));
+    }
+    let options = Options {
+        schema: request.headers().get("default-schema").and_then(|schema| schema.to_str().ok()).map(str::to_owned),
+        as_of: None,
+        user: user.map(|Extension(User(name))| name),
+    };
+    let statement = {
+        let _place = doors.bodies.acquire().await;
+        let Some(body) = statement_body(request).await? else { return Ok(None) };
+        gateway::Request::read(&body)?
+    };
+    let rows = doors.handler.engine().execute(&statement.statement, &statement.args, &options).await?;
+    gateway::answer(rows, types, began).await.map(Some)
+}
+
+/// A statement's body, inflated; nothing when it is too large.
+async fn statement_body(request: Request) -> Result<Option<Bytes>, SqlError> {
+    let (parts, body) = request.into_parts();
+    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > MAX_SQL_BODY_BYTES) {
+        return Ok(None);
+    }
+    let unreadable = |error: &dyn std::fmt::Display| SqlError::Invalid(format!("the request's body cannot be read: {error}"));
+    let coding = parts.headers.get(header::CONTENT_ENCODING).map_or(&b"identity"[..], |coding| coding.as_bytes());
+    let compressed = body.into_data_stream().map(|chunk| chunk.map_err(std::io::Error::other));
+    let compressed = StreamReader::new(compressed);
+    let mut bytes = Vec::new();
+    let limit = MAX_SQL_BODY_BYTES as u64 + 1;
+    let read = match coding {
+        b"identity" => compressed.take(limit).read_to_end(&mut bytes).await,
+        b"gzip" => GzipDecoder::new(compressed).take(limit).read_to_end(&mut bytes).await,
+        _ => return Err(SqlError::Invalid("Content-Encoding: gzip or none is taken".to_owned())),
+    };
+    read.map_err(|error| unreadable(&error))?;
+    Ok((bytes.len() <= MAX_SQL_BODY_BYTES).then(|| bytes.into()))
+}
+
+// -- uploads
+
+/// Why an upload was not stored.
+#[derive(Debug, thiserror::Error)]
+enum Unstored {
+    #[error("query parameter {0} is missing")]
+    Missing(&'static str),
+    #[error("Table name not specified")]
+    NoTable,
+    #[error("query parameter table")]
+    Table(#[from] TableNameError),
+    #[error("query parameter source or scope")]
+    Name(#[from] NameError),
+    #[error("query parameter snapshot")]
+    Snapshot(#[from] SnapshotIdError),
+    #[error("content type {0:?}: {ARROW_STREAM} is taken")]
+    MediaType(String),
+    #[error("uploads of JSON are not taken: {ARROW_STREAM} is")]
+    Json,
+    #[error("{N_UPLOADS} uploads are under way: try again")]
+    Busy,
+    #[error(transparent)]
+    Body(#[from] UploadError),
+    #[error(transparent)]
+    Ingest(#[from] IngestError),
+}
+
+impl IntoResponse for Unstored {
+    fn into_response(self) -> Response {
+        let (status, retryable) = match &self {
+            Self::MediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, false),
+            Self::Json => (StatusCode::NOT_IMPLEMENTED, false),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, true),
+            Self::Ingest(error) if error.is_callers() => (StatusCode::BAD_REQUEST, error.is_retryable()),
+            Self::Ingest(error) if error.is_retryable() => (StatusCode::SERVICE_UNAVAILABLE, true),
+            Self::Ingest(_) => (StatusCode::INTERNAL_SERVER_ERROR, false),
+            Self::Body(UploadError::Body(_) | UploadError::Cut) => (StatusCode::BAD_REQUEST, true),
+            _ => (StatusCode::BAD_REQUEST, false),
+        };
+        let error = report::one_line(&self);
+        if status.is_server_error() {
+            tracing::warn!(error, "an upload was not stored");
+        }
+        let mut response = (status, Json(json!({"error": error, "retryable": retryable}))).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static(RETRY_AFTER));
+        }
+        response
+    }
+}
+
+#[derive(Deserialize)]
+struct Place {
+    table: Option<String>,
+    source: Option<String>,
+    scope: Option<String>,
+    snapshot: Option<String>,
+}
+
+impl Place {
+    fn table_and_key(&self) -> Result<(TableName, ScopeKey), Unstored> {
+        let table: TableName = self.table.as_deref().filter(|table| !table.is_empty()).ok_or(Unstored::NoTable)?.parse()?;
+        let source = SourceName::new(self.source.as_deref().ok_or(Unstored::Missing("source"))?)?;
+        let scope = ScopeName::new(self.scope.as_deref().ok_or(Unstored::Missing("scope"))?)?;
+        Ok((table, ScopeKey { source, scope }))
+    }
+}
+
+async fn upload(State(doors): Shared, Query(place): Query<Place>, headers: HeaderMap, body: Body) -> Result<Json<Receipt>, Unstored> {
+    let body = Incoming::new(body);
+    let telemetry = &doors.handler.shared.telemetry;
+    let stored = stored(&doors, &place, &headers, body.clone()).await;
+    match &stored {
+        Ok(receipt) => telemetry.uploaded(if receipt.already { "already" } else { "stored" }, receipt.stored),
+        Err(_) => telemetry.uploaded("failed", 0),
+    }
+    let _ = tokio::time::timeout(FORGOTTEN_WITHIN, body.forget(FORGOTTEN_BYTES)).await;
+    stored.map(Json)
+}
+
+async fn stored(doors: &Doors, place: &Place, headers: &HeaderMap, body: Incoming) -> Result<Receipt, Unstored> {
+    let (table, key) = place.table_and_key()?;
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match media_type.split(';').next().unwrap_or_default().trim() {
+        ARROW_STREAM => {}
+        "application/json" => return Err(Unstored::Json),
+        other => return Err(Unstored::MediaType(other.to_owned())),
+    }
+    let snapshot: SnapshotId = place.snapshot.as_deref().ok_or(Unstored::Missing("snapshot"))?.parse()?;
+    let turn = tokio::time::timeout(UPLOAD_WAIT, doors.uploads.acquire()).await;
+    let _turn = turn.ok().and_then(Result::ok).ok_or(Unstored::Busy)?;
+    let upload = Upload::open(body).await?;
+    let announced = upload.announced(&key, snapshot)?;
+    let delivery = Delivery { table, key, snapshot, schema: upload.schema.clone(), batches: upload.batches() };
+    Ok(doors.handler.ingest().deliver(delivery, announced).await?)
+}
+
+async fn committed(State(doors): Shared, Query(place): Query<Place>) -> Result<Response, Unstored> {
+    let (table, key) = place.table_and_key()?;
+    let snapshot = doors.handler.ingest().committed(&table, &key).await?;
+    Ok(Json(json!({"snapshot": snapshot})).into_response())
+}
+
+// -- what it says of itself
+
+/// CrateDB's greeting, or a page for who asks for one.
+async fn greeting(headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    if accept.contains("text/html") {
+        return Html(PAGE).into_response();
+    }
+    Json(json!({
+        "ok": true,
+        "status": 200,
+        "name": crate::sql::NODE,
+        "cluster_name": crate::sql::NODE,
+        "version": {
+            "number": CRATEDB_VERSION,
+            "build_hash": "",
+            "build_snapshot": false,
+            "costream": env!("CARGO_PKG_VERSION"),
+        },
+    }))
+    .into_response()
+}
+
+const PAGE: &str = concat!(
+    "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>costream handler</title>",
+    "<style>body{font:16px/1.5 system-ui;margin:3rem auto;max-width:40rem;padding:0 1rem}code{background:#8882;padding:.1em .3em}</style>",
+    "<h1>costream handler</h1><p>Version ",
+    env!("CARGO_PKG_VERSION"),
+    ". It keeps charges and answers SQL.</p><ul>",
+    "<li><code>POST /_sql</code> takes <code>{\"stmt\": \"select ...\"}</code>, as CrateDB does</li>",
+    "<li><a href=\"/metrics\">/metrics</a></li>",
+    "<li><a href=\"/-/healthy\">/-/healthy</a>, <a href=\"/-/ready\">/-/ready</a></li>",
+    "</ul></html>\n"
+);
+
+async fn ready(State(doors): Shared) -> Response {
+    let asked = doors.handler.store().read.session(None);
+    let unready = |why: String| (StatusCode::SERVICE_UNAVAILABLE, format!("the store is not ready: {why}\n")).into_response();
+    match tokio::time::timeout(READY_WITHIN, asked).await {
+        Ok(Ok(_)) => "costream handler is ready\n".into_response(),
+        Ok(Err(error)) => unready(report::one_line(&error)),
+        Err(_) => unready(format!("no answer within {READY_WITHIN:?}")),
+    }
+}
+
+async fn metrics(State(doors): Shared) -> Response {
+    match doors.handler.shared.telemetry.text() {
+        Ok(text) => {
+            let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, media_type)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByResult {
+    result: &'static str,
+}
+
+/// What the handler counts of itself.
+#[derive(Debug)]
+pub(crate) struct Telemetry {
+    registry: Registry,
+    queries: Family<ByResult, Counter>,
+    query_seconds: Histogram,
+    running: Gauge,
+    uploads: Family<ByResult, Counter>,
+    upload_rows: Counter,
+}
+
+impl Telemetry {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::default();
+        let queries = Family::default();
+        let query_seconds = Histogram::new(exponential_buckets(0.001, 4.0, 10));
+        let running = Gauge::default();
+        let uploads = Family::default();
+        let upload_rows = Counter::default();
+        registry.register("costream_queries", "Statements answered, by result", queries.clone());
+        registry.register("costream_query_duration_seconds", "Time from a statement to its answer's end", query_seconds.clone());
+        registry.register("costream_queries_running", "Statements waiting or being answered", running.clone());
+        registry.register("costream_uploads", "Uploads ended, by result", uploads.clone());
+        registry.register("costream_upload_rows", "Rows stored from uploads", upload_rows.clone());
+        let build = Family::<Vec<(&'static str, &'static str)>, Gauge>::default();
+        build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION"))]).set(1);
+        registry.register("costream_handler_build_info", "The handler's version", build);
+        Self { registry, queries, query_seconds, running, uploads, upload_rows }
+    }
+
+    fn uploaded(&self, result: &'static str, rows: u64) {
+        self.uploads.get_or_create(&ByResult { result }).inc();
+        self.upload_rows.inc_by(rows);
+    }
+
+    fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// Counts a statement when it has ended, or when its client has gone.
+struct Outcome {
+    began: Instant,
+    queries: Family<ByResult, Counter>,
+    seconds: Histogram,
+    running: Gauge,
+    result: Option<&'static str>,
+}
+
+impl Outcome {
+    fn new(telemetry: &Telemetry, began: Instant) -> Self {
+        telemetry.running.inc();
+        Self {
+            began,
+            queries: telemetry.queries.clone(),
+            seconds: telemetry.query_seconds.clone(),
+            running: telemetry.running.clone(),
+            result: None,
+        }
+    }
+
+    fn ended(&mut self, result: &'static str) {
+        self.result.get_or_insert(result);
+    }
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        self.running.dec();
+        self.queries.get_or_create(&ByResult { result: self.result.unwrap_or("cancelled") }).inc();
+        self.seconds.observe(self.began.elapsed().as_secs_f64());
+    }
+}

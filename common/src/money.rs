@@ -52,6 +52,9 @@ impl Amount {
             [b'+', rest @ ..] => (false, rest),
             rest => (false, rest),
         };
+        if let Some(units) = parse_short(unsigned) {
+            return Ok(Self(if negative { -units } else { units }));
+        }
         let (mantissa, exponent) = match unsigned.iter().position(|b| matches!(b, b'e' | b'E')) {
             None => (unsigned, 0),
             Some(at) => (&unsigned[..at], parse_exponent(&unsigned[at + 1..])?),
@@ -122,6 +125,33 @@ impl Amount {
         // A decimal text always parses as a double.
         self.to_string().parse().unwrap_or(f64::NAN)
     }
+}
+
+/// The most digits that a `u64` holds whatever they are.
+const SHORT_DIGITS: usize = 19;
+
+/// The units of what nearly every amount is: up to 19 plain digits, at most 18 of them behind
+/// the point. Several times faster than the general way; nothing for all else, good or bad.
+fn parse_short(unsigned: &[u8]) -> Option<i128> {
+    if unsigned.len() > SHORT_DIGITS + ".".len() {
+        return None;
+    }
+    let mut value: u64 = 0;
+    let mut n_digits = 0;
+    let mut n_digits_at_point = None;
+    for byte in unsigned {
+        match byte {
+            b'0'..=b'9' if n_digits < SHORT_DIGITS => {
+                value = value * 10 + u64::from(byte - b'0');
+                n_digits += 1;
+            }
+            b'.' if n_digits_at_point.is_none() => n_digits_at_point = Some(n_digits),
+            _ => return None,
+        }
+    }
+    let places = n_digits_at_point.map_or(0, |at_point| n_digits - at_point);
+    let missing_places = u32::try_from(SCALE_DIGITS.checked_sub(places)?).ok()?;
+    (n_digits > 0).then(|| i128::from(value) * 10_i128.pow(missing_places))
 }
 
 fn parse_exponent(text: &[u8]) -> Result<i32, AmountError> {

@@ -103,9 +103,9 @@ pub(crate) struct SqlArgs {
 /// Which store to ask.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct PlaceArgs {
-    /// The store in this directory; a costream may be running on it
-    #[arg(long, value_name = "DIR", default_value = DATA_DIR, conflicts_with = "url")]
-    pub(crate) data_dir: PathBuf,
+    /// The store in this directory; a costream may be running on it [default: ./costream-data]
+    #[arg(long, value_name = "DIR", conflicts_with = "url")]
+    pub(crate) data_dir: Option<PathBuf>,
     /// The handler at this URL; may name a user and a password
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<Url>,

@@ -7,16 +7,19 @@
 //! servers are; whatever is cut off is done again by the next run, and nothing is lost.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::time::Duration;
 
+use costream_common::config::Span;
+use costream_common::http::client::BasicAuth;
 use costream_common::http::serve::{self, Exposure, Listener, ServeError};
 use costream_common::http::web::{WebConfig, WebConfigError};
 use costream_common::report::one_line;
+use costream_common::secret::SecretSource;
 use costream_exporter::{Exporter, ExporterError, PollOutcome};
 use costream_handler::{Handler, HandlerError};
-use costream_scraper::config::{ScraperConfig, TargetConfig};
-use costream_scraper::{Scraper, ScraperError, Sink};
+use costream_scraper::{CycleReport, ScrapeError, Scraper, ScraperConfig, Sink, TargetConfig};
+use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -35,6 +38,10 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(30);
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// How often the exporter's snapshots are looked at: a look costs next to nothing.
 const SCRAPE_EVERY: Duration = Duration::from_secs(15);
+/// Failures shown one by one.
+const MAX_SHOWN_FAILURES: usize = 20;
+/// bcrypt's least cost.
+const OWN_COST: u32 = 4;
 /// An address for the scraper alone.
 const NOBODY_ELSES: &str = "127.0.0.1:0";
 
@@ -61,7 +68,10 @@ pub(crate) enum RunError {
     Handler(#[from] HandlerError),
     /// The scraper's settings.
     #[error(transparent)]
-    Scraper(#[from] ScraperError),
+    Scraper(#[from] ScrapeError),
+    /// The scraper's own way in.
+    #[error("make the scraper's own way to the exporter")]
+    OwnWay(#[source] io::Error),
     /// The store could not be asked what it has.
     #[error("sum up the store")]
     Sums(#[from] SqlError),
@@ -90,27 +100,299 @@ impl RunError {
 /// It could not start, or with `--once` could not go through. A source that cannot be polled is
 /// no such error: it is said, the others go on, and the status of `--once` shows it.
 pub(crate) async fn run(args: RunArgs) -> Result<Status, RunError> {
-    let mut settings = Settings::new(&args.sources, args.data_dir.as_deref())?;
-    settings.put_over(&args);
+    let settings = Settings::new(&args.sources, args.data_dir.as_deref())?;
+    let webs = Webs::load(&args, &settings)?;
     let _lock = DataLock::take(&settings.data_dir)?;
     settings.lay_sample_down().await?;
     let shutdown = shutdown::on_signal()?;
-    let house = House::open(&args, settings).await?;
-    let verdict = match shutdown.run_until_cancelled(house.first_pass()).await {
-        Some(verdict) => verdict,
-        None => Err(RunError::Interrupted),
+    let house = House::open(&args, settings, webs).await?;
+    let pass = match shutdown.run_until_cancelled(house.first_pass()).await {
+        Some(pass) => pass,
+        None if args.once => Err(RunError::Interrupted),
+        None => Ok(Pass::default()),
     };
-    let status = match verdict {
-        Ok(pass) => pass.told(args.once.then_some(args.allow_rejects)),
-        Err(error) => {
-            house.close(CancellationToken::new()).await;
-            return Err(error);
+    let told = pass.and_then(|pass| pass.tell(args.allow_rejects));
+    let status = match told {
+        Ok(_) if !args.once => {
+            house.go_on(&shutdown).await?;
+            Ok(Status::Good)
         }
+        told => told,
     };
-    if !args.once {
-        house.print_urls();
-        shutdown.cancelled().await;
+    house.close().await;
+    status
+}
+
+/// The web configurations: TLS and users of each address.
+struct Webs {
+    exporter: Option<WebConfig>,
+    handler: Option<WebConfig>,
+}
+
+impl Webs {
+    fn load(args: &RunArgs, settings: &Settings) -> Result<Self, WebConfigError> {
+        let load = |section: &Option<std::path::PathBuf>| args.web_config_file.as_ref().or(section.as_ref()).map(|path| WebConfig::load(path)).transpose();
+        Ok(Self { exporter: load(&settings.exporter.web_config_file)?, handler: load(&settings.handler.web_config_file)? })
     }
-    house.close(shutdown).await;
-    Ok(status)
+}
+
+/// The three roles, open, and the servers that run.
+struct House {
+    exporter: Exporter,
+    scraper: Scraper,
+    handler: Handler,
+    /// What to look at: what it is, and where.
+    urls: Vec<(&'static str, String)>,
+    servers: JoinSet<()>,
+    serving: CancellationToken,
+    _own_way: Option<OwnWay>,
+}
+
+impl House {
+    /// Takes the addresses, opens spool and store, and serves what they have.
+    async fn open(args: &RunArgs, settings: Settings, webs: Webs) -> Result<Self, RunError> {
+        let Settings { exporter, scraper, handler, .. } = settings;
+        let allowed = args.allow_unauthenticated || handler.allow_unauthenticated;
+        let exposure = if allowed { Exposure::Unauthenticated } else { Exposure::LoopbackOnly };
+        // A run that ends by itself has nothing to show, unless somebody asks for it.
+        let address = |flag: &Option<String>, section: &str| match flag {
+            Some(flag) => Some(flag.clone()),
+            None => (!args.once).then(|| section.to_owned()),
+        };
+        let exporter_address = address(&args.exporter_listen_address, &exporter.listen_address);
+        let handler_address = address(&args.handler_listen_address, &handler.listen_address);
+
+        let exporter_is_guarded = webs.exporter.is_some();
+        let exporter_door = match &exporter_address {
+            Some(address) => Some(serve::bind(address, webs.exporter, exposure).await?),
+            None => None,
+        };
+        let handler_door = match &handler_address {
+            Some(address) => Some(serve::bind(address, webs.handler, exposure).await?),
+            None => None,
+        };
+        // The scraper goes in by the exporter's own door, unless that asks for a password.
+        let own_way = match &exporter_door {
+            Some(_) if !exporter_is_guarded => None,
+            _ => Some(OwnWay::make().await?),
+        };
+
+        let exporter_listen_address = exporter.listen_address.clone();
+        let exporter = Exporter::start(exporter).await?;
+        let handler = Handler::open(handler).await?;
+        let own_target = match (&own_way, &exporter_door) {
+            (Some((way, _)), _) => Some(way.target.clone()),
+            (None, Some(door)) => door.url().parse().ok().map(TargetConfig::new),
+            (None, None) => None,
+        };
+        let scraper = ScraperConfig { targets: targets(own_target, &scraper, &exporter_listen_address), ..scraper };
+        let scraper = Scraper::new(scraper, Sink::InProcess(handler.ingest()))?;
+
+        let mut house = Self {
+            exporter,
+            scraper,
+            handler,
+            urls: Vec::new(),
+            servers: JoinSet::new(),
+            serving: CancellationToken::new(),
+            _own_way: None,
+        };
+        if let Some(door) = exporter_door {
+            house.urls.push(("metrics for Prometheus", format!("{}/metrics", door.url())));
+            house.urls.push(("exporter", format!("{}/", door.url())));
+            tracing::info!(address = %door.local_addr(), "exporter listens");
+            house.serve(door, house.exporter.router());
+        }
+        if let Some(door) = handler_door {
+            house.urls.push(("SQL", format!("{}/_sql", door.url())));
+            house.urls.push(("handler", format!("{}/", door.url())));
+            tracing::info!(address = %door.local_addr(), "handler listens");
+            // The scraper's own telemetry has no address of its own here.
+            house.serve(door, house.handler.router().nest("/scraper", house.scraper.router()));
+        }
+        if let Some((way, door)) = own_way {
+            house.serve(door, house.exporter.router());
+            house._own_way = Some(way);
+        }
+        Ok(house)
+    }
+
+    fn serve(&mut self, door: Listener, router: axum::Router) {
+        let serving = self.serving.clone();
+        self.servers.spawn(async move {
+            if let Err(error) = serve::serve(door, router, serving).await {
+                tracing::error!(error = one_line(&error), "an address is not served any more");
+            }
+        });
+    }
+
+    /// Polls every source once, stores what that brought, and adds it up.
+    async fn first_pass(&self) -> Result<Pass, RunError> {
+        let outcomes = self.watched("polling", self.exporter.poll_all()).await;
+        let cycles = self.watched("storing", self.scraper.cycle_once()).await;
+        let snapshots = self.exporter.snapshots();
+        let report = Ledger::of_snapshots(&snapshots);
+        let place = Place::local(self.handler.store().read.clone());
+        let store = Ledger::of_store(&place).await?.within(&report);
+        Ok(Pass::new(&outcomes, &cycles, report, store))
+    }
+
+    /// Waits, and now and then says how far it is.
+    async fn watched<T>(&self, doing: &'static str, work: impl Future<Output = T>) -> T {
+        let began = tokio::time::Instant::now();
+        let mut ticks = tokio::time::interval_at(began + PROGRESS_EVERY, PROGRESS_EVERY);
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                _ = ticks.tick() => {
+                    let polls = self.exporter.progress();
+                    let seconds = began.elapsed().as_secs();
+                    if polls.is_empty() {
+                        tracing::info!(seconds, "{doing}");
+                    }
+                    for poll in polls {
+                        tracing::info!(report = %poll.key, rows = poll.rows, rejected = poll.rejected, seconds, "{doing}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Says where to look, and polls, scrapes and keeps house until the signal.
+    async fn go_on(&self, shutdown: &CancellationToken) -> Result<(), RunError> {
+        self.print_urls()?;
+        let mut roles = JoinSet::new();
+        roles.spawn({
+            let (exporter, shutdown) = (self.exporter.clone(), shutdown.clone());
+            async move { exporter.run(shutdown).await }
+        });
+        roles.spawn({
+            let (scraper, shutdown) = (self.scraper.clone(), shutdown.clone());
+            async move { scraper.run(shutdown).await }
+        });
+        roles.spawn({
+            let (handler, shutdown) = (self.handler.clone(), shutdown.clone());
+            async move { handler.run_maintenance(shutdown).await }
+        });
+        shutdown.cancelled().await;
+        let ended = tokio::time::timeout(DRAIN_WITHIN, async { while roles.join_next().await.is_some() {} }).await;
+        if ended.is_err() {
+            tracing::warn!("some work was still under way after {DRAIN_WITHIN:?} and is broken off; the next run does it again");
+        }
+        Ok(())
+    }
+
+    fn print_urls(&self) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        writeln!(out)?;
+        for (what, url) in &self.urls {
+            writeln!(out, "{what:<24}{url}")?;
+        }
+        writeln!(out, "Polling goes on. Ctrl-C ends it.")?;
+        out.flush()
+    }
+
+    /// Lets requests in flight end; see [`serve::DRAIN_WITHIN`].
+    async fn close(mut self) {
+        self.serving.cancel();
+        while self.servers.join_next().await.is_some() {}
+        tracing::info!("ended");
+    }
+}
+
+/// The scraper's way to an exporter whose address is guarded, or has none: an address of
+/// this machine, and a user made for this run.
+struct OwnWay {
+    target: TargetConfig,
+    /// Holds the password.
+    _dir: TempDir,
+}
+
+impl OwnWay {
+    async fn make() -> Result<(Self, Listener), RunError> {
+        let dir = tempfile::tempdir().map_err(RunError::OwnWay)?;
+        let password = format!("{:032x}", rand::random::<u128>());
+        // Cheap to verify: nobody can try a 128-bit password out.
+        let hash = bcrypt::hash(&password, OWN_COST).map_err(|error| RunError::OwnWay(io::Error::other(error)))?;
+        let (password_file, web_file) = (dir.path().join("password"), dir.path().join("web.yml"));
+        tokio::fs::write(&password_file, password).await.map_err(RunError::OwnWay)?;
+        tokio::fs::write(&web_file, format!("basic_auth_users:\n  scraper: {hash}\n")).await.map_err(RunError::OwnWay)?;
+        let door = serve::bind(NOBODY_ELSES, Some(WebConfig::load(&web_file)?), Exposure::LoopbackOnly).await?;
+        let url: Url = door.url().parse().map_err(|error| RunError::OwnWay(io::Error::other(error)))?;
+        let login = BasicAuth { username: "scraper".to_owned(), password: SecretSource::File(password_file) };
+        let target = TargetConfig { basic_auth: Some(login), ..TargetConfig::new(url) };
+        Ok((Self { target, _dir: dir }, door))
+    }
+}
+
+/// What is scraped: our own exporter, and whatever else the file names. The file may name the
+/// exporter too, for when the roles run as programs of their own.
+fn targets(own: Option<TargetConfig>, config: &ScraperConfig, exporter_address: &str) -> Vec<TargetConfig> {
+    let port = exporter_address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    let is_own = |url: &Url| {
+        let this_machine = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+        this_machine && url.port_or_known_default() == port && !url.path().ends_with("/metrics")
+    };
+    let own = own.map(|target| TargetConfig { name: Some("costream".to_owned()), interval: Span(SCRAPE_EVERY), ..target });
+    own.into_iter().chain(config.targets.iter().filter(|target| !is_own(&target.url)).cloned()).collect()
+}
+
+/// What one pass over every source came to.
+#[derive(Default)]
+struct Pass {
+    report: Ledger,
+    store: Ledger,
+    failures: Vec<String>,
+    /// Refused rows, by reason.
+    rejects: BTreeMap<String, u64>,
+    rejected: u64,
+}
+
+impl Pass {
+    fn new(outcomes: &[PollOutcome], cycles: &[CycleReport], report: Ledger, store: Ledger) -> Self {
+        let mut pass = Self { report, store, ..Self::default() };
+        for outcome in outcomes {
+            match &outcome.result {
+                Ok(polled) => {
+                    pass.rejected += polled.snapshot.rejected;
+                    for (reason, count) in &polled.rejects {
+                        *pass.rejects.entry(reason.clone()).or_default() += count;
+                    }
+                }
+                Err(error) => pass.failures.push(match &outcome.scope {
+                    Some(scope) if scope.as_str() != outcome.source.as_str() => {
+                        format!("poll of {} ({scope}): {}", outcome.source, one_line(error))
+                    }
+                    _ => format!("poll of {}: {}", outcome.source, one_line(error)),
+                }),
+            }
+        }
+        for cycle in cycles {
+            pass.failures.extend(cycle.errors().map(|error| format!("scrape of {}: {}", cycle.target, one_line(error))));
+        }
+        let differences = pass.report.differences("store", &pass.store);
+        pass.failures.extend(differences.iter().map(|difference| difference.to_string()));
+        pass
+    }
+
+    /// Prints the table, and says what went wrong.
+    fn tell(self, allowed_rejects: u64) -> Result<Status, RunError> {
+        ledger::print(io::stdout().lock(), &[("report", &self.report), ("store", &self.store)])?;
+        for failure in self.failures.iter().take(MAX_SHOWN_FAILURES) {
+            eprintln!("costream: {failure}");
+        }
+        if self.failures.len() > MAX_SHOWN_FAILURES {
+            eprintln!("costream: and {} more", self.failures.len() - MAX_SHOWN_FAILURES);
+        }
+        if self.rejected > 0 {
+            let reasons: Vec<_> = self.rejects.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+            eprintln!("costream: {} rows were rejected ({}); see the table rejects", self.rejected, reasons.join(", "));
+        }
+        Ok(match () {
+            () if !self.failures.is_empty() => Status::Failed,
+            () if self.rejected > allowed_rejects => Status::Rejects,
+            () => Status::Good,
+        })
+    }
 }

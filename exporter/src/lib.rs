@@ -35,7 +35,7 @@ use crate::telemetry::Telemetry;
 pub use crate::expose::ARROW;
 pub use crate::poll::{PollError, PollOutcome, Polled, Progress};
 pub use crate::rollup::{DimensionError, Dimensions};
-pub use crate::snapshot::SpoolError;
+pub use crate::snapshot::{SpoolError, spooled_snapshots};
 pub use crate::source::SourceError;
 
 /// An exporter that cannot start.

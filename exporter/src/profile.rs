@@ -50,8 +50,7 @@ pub enum ProfileName {
 
 impl ProfileName {
     /// Every profile.
-    pub const ALL: [Self; 7] =
-        [Self::Auto, Self::Strict, Self::Aws, Self::Azure, Self::Gcp, Self::Oci, Self::Sample];
+    pub const ALL: [Self; 7] = [Self::Auto, Self::Strict, Self::Aws, Self::Azure, Self::Gcp, Self::Oci, Self::Sample];
 
     /// The name as the command line and the configuration spell it.
     pub fn as_str(self) -> &'static str {
@@ -69,13 +68,7 @@ impl ProfileName {
     /// The rules it takes.
     pub(crate) fn leniency(self) -> Leniency {
         use Rule::*;
-        let everywhere = [
-            ByteOrderMark,
-            Exponent,
-            HeaderCase,
-            HeaderUnnamed,
-            HeaderRenamed,
-        ];
+        let everywhere = [ByteOrderMark, Exponent, HeaderCase, HeaderUnnamed, HeaderRenamed];
         let lenient = [DelimiterSemicolon, DelimiterTab, HeaderBlanks, TagsNested, TagsDuplicateKey];
         let own: &[Rule] = match self {
             Self::Strict => return Leniency::of(&everywhere),
@@ -264,13 +257,17 @@ impl RuleCounts {
 /// Custom columns that only one provider writes; a name that ends in `_` is a prefix.
 const FINGERPRINTS: [(ProfileName, &[&str]); 4] = [
     (ProfileName::Oci, &["oci_"]),
-    (ProfileName::Azure, &["x_SkuMeterId", "x_BillingProfileId", "x_InvoiceSectionId", "x_ResourceGroupName", "x_AccountOwnerId"]),
+    (
+        ProfileName::Azure,
+        &["x_SkuMeterId", "x_BillingProfileId", "x_InvoiceSectionId", "x_ResourceGroupName", "x_AccountOwnerId"],
+    ),
     (ProfileName::Gcp, &["x_ExportTime", "x_CostType", "x_ConsumptionModelId", "x_CurrencyConversionRate"]),
     (ProfileName::Aws, &["x_UsageType", "x_Operation", "x_ServiceCode", "x_CostCategories", "x_Discounts"]),
 ];
 
 /// The columns that name the provider, newest first.
-const PROVIDER_COLUMNS: [&str; 5] = ["ServiceProviderName", "ProviderName", "Provider", "InvoiceIssuerName", "PublisherName"];
+const PROVIDER_COLUMNS: [&str; 5] =
+    ["ServiceProviderName", "ProviderName", "Provider", "InvoiceIssuerName", "PublisherName"];
 
 /// What a report looks like, by its header and the fields of its first rows; [`ProfileName::Auto`]
 /// when it looks like none we know.
@@ -290,9 +287,8 @@ where
         }
     }
 
-    let provider_at = PROVIDER_COLUMNS
-        .iter()
-        .find_map(|column| header.iter().position(|name| name.eq_ignore_ascii_case(column)));
+    let provider_at =
+        PROVIDER_COLUMNS.iter().find_map(|column| header.iter().position(|name| name.eq_ignore_ascii_case(column)));
     let mut provider = None;
     for row in first_rows {
         for (at, field) in row.enumerate() {
@@ -362,7 +358,8 @@ mod tests {
 
     #[test]
     fn auto_takes_every_rule_and_strict_next_to_none() {
-        let taken = |profile: ProfileName| Rule::ALL.into_iter().filter(move |rule| profile.leniency().takes(*rule)).count();
+        let taken =
+            |profile: ProfileName| Rule::ALL.into_iter().filter(move |rule| profile.leniency().takes(*rule)).count();
         assert_eq!(taken(ProfileName::Auto), Rule::COUNT);
         assert_eq!(taken(ProfileName::Strict), 5);
         for profile in ProfileName::ALL {

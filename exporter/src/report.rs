@@ -16,8 +16,8 @@ use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-pub use crate::convert::{Reject, Rejected};
 use crate::convert::{Converter, header};
+pub use crate::convert::{Reject, Rejected};
 use crate::decode::csv::{Chunk, Message, N_READY_CHUNKS, Records};
 use crate::decode::{self, BILLED_COST, MAX_COLUMN_NAME_BYTES};
 pub use crate::decode::{DecodeError, Limits};

@@ -289,6 +289,35 @@ fn ours(name: &str) -> Option<(&str, &str)> {
     (named && SUFFIXES.contains(&suffix)).then_some((stem, suffix))
 }
 
+/// The snapshots in a spool that another process may be using: reads manifests and changes
+/// nothing. In order of source and scope; none when there is no spool.
+///
+/// # Errors
+/// The directory or a manifest cannot be read.
+pub fn spooled_snapshots(dir: &Path) -> Result<Vec<Snapshot>, SpoolError> {
+    let failed = |source| SpoolError::Open { path: dir.to_owned(), source };
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut snapshots: BTreeMap<ScopeKey, Snapshot> = BTreeMap::new();
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        let Some((_, MANIFEST)) = name.to_str().and_then(ours) else { continue };
+        let text = match fs::read_to_string(dir.join(&name)) {
+            // Replaced since the directory was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            text => text.map_err(failed)?,
+        };
+        let Manifest { snapshot, .. } = serde_json::from_str(&text).map_err(|error| failed(error.into()))?;
+        let latest = snapshots.entry(snapshot.key.clone()).or_insert_with(|| snapshot.clone());
+        if latest.snapshot < snapshot.snapshot {
+            *latest = snapshot;
+        }
+    }
+    Ok(snapshots.into_values().collect())
+}
+
 /// The manifest goes first: without it the rest is a leftover.
 fn remove(dir: &Path, stem: &str) {
     for suffix in SUFFIXES {

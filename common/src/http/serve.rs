@@ -442,3 +442,273 @@ impl HttpBody for UnstalledBody {
         HttpBody::size_hint(&self.body)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use axum::routing::{get, post};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+
+    const CERTIFICATE: &[u8] = include_bytes!("fixtures/localhost_until_2126.pem");
+    const KEY: &[u8] = include_bytes!("fixtures/localhost_until_2126.key.pem");
+
+    struct Server {
+        address: SocketAddr,
+        shutdown: CancellationToken,
+        task: tokio::task::JoinHandle<Result<(), ServeError>>,
+    }
+
+    async fn serve_at(address: &str, web: Option<WebConfig>, exposure: Exposure, router: Router) -> Server {
+        let listener = bind(address, web, exposure).await.expect("an address");
+        let (address, shutdown) = (listener.local_addr(), CancellationToken::new());
+        let task = tokio::spawn(serve(listener, router, shutdown.clone()));
+        Server { address, shutdown, task }
+    }
+
+    fn hello() -> Router {
+        Router::new().route("/", get(|| async { "hello" }))
+    }
+
+    async fn exchange(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.expect("connected");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        // A reset after the answer is an end as well.
+        let _ = stream.read_to_string(&mut answer).await;
+        answer
+    }
+
+    fn get_with(headers: &str) -> String {
+        format!("GET / HTTP/1.1\r\n{headers}Connection: close\r\n\r\n")
+    }
+
+    fn web_config(text: &str) -> (tempfile::TempDir, WebConfig) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(dir.path().join("cert.pem"), CERTIFICATE).expect("written");
+        std::fs::write(dir.path().join("key.pem"), KEY).expect("written");
+        let path = dir.path().join("web.yaml");
+        std::fs::write(&path, text).expect("written");
+        let web = WebConfig::load(&path).expect("a good web configuration");
+        (dir, web)
+    }
+
+    fn users() -> String {
+        format!("basic_auth_users:\n  ann: {}\n", bcrypt::hash("secret", 4).expect("a hash"))
+    }
+
+    #[tokio::test]
+    async fn an_open_address_wants_a_password_or_a_word_from_the_operator() {
+        let error = bind("0.0.0.0:0", None, Exposure::LoopbackOnly).await.expect_err("refused");
+        assert!(matches!(error, ServeError::Exposed { .. }), "{error}");
+        let error = report::one_line(&error);
+        assert!(error.contains("--web.config.file") && error.contains("--web.allow-unauthenticated"), "{error}");
+        assert!(bind(":0", None, Exposure::LoopbackOnly).await.is_err());
+        assert!(bind("0.0.0.0:0", None, Exposure::Unauthenticated).await.is_ok());
+        let (_dir, web) = web_config(&users());
+        assert!(bind("0.0.0.0:0", Some(web), Exposure::LoopbackOnly).await.is_ok());
+        let (_dir, web) = web_config("tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n");
+        assert!(bind("0.0.0.0:0", Some(web), Exposure::LoopbackOnly).await.is_err(), "TLS alone proves nothing");
+        for address in ["nonsense", "127.0.0.1", "127.0.0.1:99999", "no.such.host.invalid:1"] {
+            assert!(matches!(bind(address, None, Exposure::LoopbackOnly).await, Err(ServeError::Address { .. })), "{address}");
+        }
+        let taken = bind("127.0.0.1:0", None, Exposure::LoopbackOnly).await.expect("a free port");
+        let again = bind(&taken.local_addr().to_string(), None, Exposure::LoopbackOnly).await;
+        assert!(matches!(again, Err(ServeError::Bind { .. })));
+    }
+
+    #[tokio::test]
+    async fn without_a_password_only_this_machines_own_names_are_answered() {
+        let server = serve_at("127.0.0.1:0", None, Exposure::LoopbackOnly, hello()).await;
+        for (headers, status) in [
+            ("Host: localhost:1\r\n", "200"),
+            ("Host: 127.0.0.1\r\n", "200"),
+            ("Host: [::1]:2112\r\n", "200"),
+            ("Host: evil.example\r\n", "403"),
+            ("Host: localhost\r\nOrigin: http://evil.example\r\n", "403"),
+            ("Host: localhost\r\nOrigin: null\r\n", "403"),
+            ("Host: localhost\r\nOrigin: http://localhost:3000\r\n", "200"),
+        ] {
+            let answer = exchange(server.address, &get_with(headers)).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{headers:?}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn passwords_are_asked_for_on_every_request() {
+        let (_dir, web) = web_config(&format!("{}http_server_config: {{headers: {{X-Frame-Options: deny}}}}\n", users()));
+        let router = Router::new().route("/", get(|user: axum::Extension<User>| async move { user.0.0.clone() }));
+        let server = serve_at("127.0.0.1:0", Some(web), Exposure::LoopbackOnly, router).await;
+        // ann:secret, ann:wrong
+        for (authorization, status) in
+            [("Basic YW5uOnNlY3JldA==", "200"), ("Basic YW5uOndyb25n", "401"), ("Basic !!!", "401"), ("Bearer x", "401")]
+        {
+            let answer = exchange(server.address, &get_with(&format!("Host: any\r\nAuthorization: {authorization}\r\n"))).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{authorization}: {answer}");
+            assert!(answer.contains("x-frame-options: deny"), "{answer}");
+            assert_eq!(answer.contains("www-authenticate: Basic"), status == "401", "{answer}");
+            assert_eq!(answer.ends_with("ann"), status == "200", "{answer}");
+        }
+        let answer = exchange(server.address, &get_with("Host: any\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn tls_is_spoken_with_the_configured_certificate() {
+        let text = format!("tls_server_config: {{cert_file: cert.pem, key_file: key.pem}}\n{}", users());
+        let (_dir, web) = web_config(&text);
+        let listener = bind("127.0.0.1:0", Some(web), Exposure::LoopbackOnly).await.expect("an address");
+        assert!(listener.url().starts_with("https://127.0.0.1:"), "{}", listener.url());
+        let address = listener.local_addr();
+        tokio::spawn(serve(listener, hello(), CancellationToken::new()));
+
+        let mut roots = RootCertStore::empty();
+        use rustls_pki_types::pem::PemObject;
+        roots.add(rustls_pki_types::CertificateDer::from_pem_slice(CERTIFICATE).expect("PEM")).expect("a certificate");
+        let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
+        let client = client.with_root_certificates(roots).with_no_client_auth();
+        let stream = TcpStream::connect(address).await.expect("connected");
+        let name = "localhost".try_into().expect("a name");
+        let mut stream = TlsConnector::from(Arc::new(client)).connect(name, stream).await.expect("a handshake");
+        let request = get_with("Host: localhost\r\nAuthorization: Basic YW5uOnNlY3JldA==\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"), "{answer}");
+        // Plain text to a TLS port gets nothing.
+        assert!(!exchange(address, &get_with("Host: localhost\r\n")).await.contains("hello"));
+    }
+
+    #[tokio::test]
+    async fn a_changed_web_configuration_is_taken_and_a_broken_one_is_not() {
+        let (dir, web) = web_config(&users());
+        let path = dir.path().join("web.yaml");
+        assert!(web.reload().expect("nothing changed").is_none());
+        std::fs::write(&path, "basic_auth_users: {ann: broken}\n").expect("written");
+        assert!(web.reload().is_err());
+        let renewed = format!("basic_auth_users:\n  bob: {}\n", bcrypt::hash("other", 4).expect("a hash"));
+        std::fs::write(&path, renewed).expect("written");
+        let renewed = web.reload().expect("a good file").expect("a change");
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static("Basic YW5uOnNlY3JldA=="))]);
+        assert_eq!(renewed.verify(&headers).await, Verdict::Refused, "ann is gone");
+    }
+
+    #[tokio::test]
+    async fn a_request_in_flight_ends_before_the_server_does() {
+        let asked = Arc::new(tokio::sync::Notify::new());
+        let go = Arc::new(tokio::sync::Notify::new());
+        let router = {
+            let (asked, go) = (asked.clone(), go.clone());
+            Router::new().route(
+                "/",
+                get(|| async move {
+                    asked.notify_one();
+                    go.notified().await;
+                    "late"
+                }),
+            )
+        };
+        let server = serve_at("127.0.0.1:0", None, Exposure::LoopbackOnly, router).await;
+        // An idle connection does not hold the shutdown up.
+        let _idle = TcpStream::connect(server.address).await.expect("connected");
+        let client = tokio::spawn(exchange_owned(server.address, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+        asked.notified().await;
+        server.shutdown.cancel();
+        go.notify_one();
+        let answer = client.await.expect("an answer");
+        assert!(answer.ends_with("late"), "{answer}");
+        let served = tokio::time::timeout(Duration::from_secs(20), server.task).await.expect("drained");
+        served.expect("no panic").expect("served");
+        assert!(TcpStream::connect(server.address).await.is_err(), "the port is free");
+    }
+
+    async fn exchange_owned(address: SocketAddr, request: &'static str) -> String {
+        exchange(address, request).await
+    }
+
+    #[tokio::test]
+    async fn a_head_beyond_its_bound_is_refused() {
+        let server = serve_at("127.0.0.1:0", None, Exposure::LoopbackOnly, hello()).await;
+        let large = "x".repeat(MAX_HEADER_BYTES);
+        let answer = exchange(server.address, &get_with(&format!("Host: localhost\r\nX-Large: {large}\r\n"))).await;
+        assert!(!answer.contains("hello"), "{}", &answer[..answer.len().min(100)]);
+    }
+
+    /// Set when it is dropped.
+    struct Dropped(Arc<AtomicBool>);
+
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    async fn until(what: &AtomicBool) {
+        let waited = async {
+            while !what.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), waited).await.expect("in time");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_away_ends_its_answer() {
+        let gone = Arc::new(AtomicBool::new(false));
+        let router = {
+            let gone = gone.clone();
+            Router::new().route(
+                "/",
+                get(|| async move {
+                    let dropped = Dropped(gone);
+                    let piece = Bytes::from_static(&[b'x'; 1024]);
+                    Body::from_stream(futures::stream::unfold(dropped, move |dropped| {
+                        let piece = piece.clone();
+                        async move {
+                            tokio::task::yield_now().await;
+                            Some((Ok::<_, io::Error>(piece), dropped))
+                        }
+                    }))
+                }),
+            )
+        };
+        let server = serve_at("127.0.0.1:0", None, Exposure::LoopbackOnly, router).await;
+        let mut stream = TcpStream::connect(server.address).await.expect("connected");
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("sent");
+        stream.read_exact(&mut [0; 64]).await.expect("a beginning");
+        drop(stream);
+        until(&gone).await;
+    }
+
+    #[tokio::test]
+    async fn a_stalled_client_is_let_go() {
+        let ended = Arc::new(AtomicBool::new(false));
+        let router = {
+            let ended = ended.clone();
+            Router::new().route(
+                "/",
+                post(|body: Body| async move {
+                    let _dropped = Dropped(ended);
+                    match axum::body::to_bytes(body, usize::MAX).await {
+                        Ok(_) => "whole",
+                        Err(_) => "cut",
+                    }
+                }),
+            )
+        };
+        let server = serve_at("127.0.0.1:0", None, Exposure::LoopbackOnly, router).await;
+        let mut stream = TcpStream::connect(server.address).await.expect("connected");
+        let head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n";
+        stream.write_all(head).await.expect("sent");
+        stream.write_all(b"some").await.expect("sent");
+        // Time runs on by itself whenever there is nothing else to do.
+        tokio::time::pause();
+        until(&ended).await;
+    }
+}

@@ -407,3 +407,77 @@ fn certificates(key: &'static str, path: &Path, pem: &[u8]) -> Result<Vec<Certif
     }
     Ok(certificates)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `secret`, at bcrypt's lowest cost.
+    const HASH: &str = "$2y$04$uAgn.QLUcqT9SkWCjvyl7O5W8qhJVELVlsePn4sU1H3RHrO8bZ7RO";
+
+    fn load(text: &str) -> Result<WebConfig, WebConfigError> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("web.yaml");
+        std::fs::write(&path, text).expect("write the web configuration");
+        WebConfig::load(&path)
+    }
+
+    fn headers(user: &str, password: &str) -> HeaderMap {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+        let value = HeaderValue::from_str(&format!("Basic {encoded}")).expect("a header");
+        HeaderMap::from_iter([(header::AUTHORIZATION, value)])
+    }
+
+    #[tokio::test]
+    async fn a_verified_password_is_remembered_and_a_wrong_one_is_not() {
+        let hash = bcrypt::hash("secret", 4).expect("a hash");
+        let web = load(&format!("basic_auth_users:\n  ann: {hash}\n")).expect("a good file");
+        assert!(web.authenticates());
+        for (user, password, verdict) in [
+            ("ann", "secret", Verdict::User("ann".to_owned())),
+            ("ann", "secret", Verdict::User("ann".to_owned())),
+            ("ann", "wrong", Verdict::Refused),
+            ("ann", "", Verdict::Refused),
+            ("bob", "secret", Verdict::Refused),
+            ("", "", Verdict::Refused),
+        ] {
+            assert_eq!(web.verify(&headers(user, password)).await, verdict, "{user}:{password}");
+        }
+        assert_eq!(web.verified.lock().expect("not poisoned").len(), 1);
+        assert_eq!(web.verify(&HeaderMap::new()).await, Verdict::Refused);
+        let bearer = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static("Bearer abc"))]);
+        assert_eq!(web.verify(&bearer).await, Verdict::Refused);
+    }
+
+    #[tokio::test]
+    async fn checks_beyond_the_bound_are_told_to_come_back() {
+        let web = load(&format!("basic_auth_users: {{ann: {HASH}}}\n")).expect("a good file");
+        let places = u32::try_from(CONCURRENT_CHECKS + WAITING_CHECKS).expect("a small number");
+        let _taken = web.waiting.clone().acquire_many_owned(places).await.expect("places");
+        assert_eq!(web.verify(&headers("ann", "secret")).await, Verdict::Busy);
+    }
+
+    #[test]
+    fn an_unknown_user_is_checked_at_the_known_ones_cost() {
+        let web = load(&format!("basic_auth_users: {{ann: {HASH}}}\n")).expect("a good file");
+        assert_eq!(bcrypt::verify("secret", &web.read.unknown_user).ok(), Some(false));
+        assert!(web.read.unknown_user.starts_with("$2y$04$"), "{}", web.read.unknown_user);
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_named() {
+        for (text, named) in [
+            ("basic_auth_user: {}\n", "basic_auth_user"),
+            ("basic_auth_users: {ann: secret}\n", "basic_auth_users.ann"),
+            ("rate_limit: {interval: 1s}\n", "rate_limit"),
+            ("tls_server_config: {key_file: k}\n", "cert_file"),
+            ("tls_server_config: {cert_file: missing.pem, key_file: k}\n", "missing.pem"),
+            ("tls_server_config: {cert_file: c, key_file: k, cipher_suites: [A]}\n", "cipher_suites"),
+            ("http_server_config: {headers: {\"a b\": c}}\n", "headers.a b"),
+        ] {
+            let error = crate::report::one_line(&load(text).expect_err(text));
+            assert!(error.contains(named) && !error.contains("secret"), "{text}: {error}");
+        }
+        assert!(!load("{}\n").expect("an empty file").authenticates());
+    }
+}

@@ -20,12 +20,13 @@ use costream_handler::store::StoreRead;
 use costream_handler::store::delta::{DeltaOptions, DeltaStore};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
+use url::Url;
 
 pub(crate) use self::cell::Cell;
 pub(crate) use self::print::Printer;
 use self::remote::Remote;
 use crate::Status;
-use crate::cli::{PlaceArgs, SqlArgs};
+use crate::cli::{DATA_DIR, SqlArgs};
 
 /// What a statement of our own process may use: it is alone, and its reader says when it is enough.
 const LIMITS: Limits = Limits {
@@ -35,17 +36,12 @@ const LIMITS: Limits = Limits {
     concurrency: 1,
 };
 
-/// Where the tables are, below a data directory.
-pub(crate) fn store_dir(data_dir: &Path) -> PathBuf {
-    data_dir.join("store")
-}
-
 /// `costream sql`
 ///
 /// # Errors
 /// There is no answer, or not all of it: what was printed until then is not the whole.
 pub(crate) async fn sql(args: SqlArgs) -> Result<Status, SqlError> {
-    let place = Place::new(&args.place)?;
+    let place = Place::new(args.place.url.as_ref(), args.place.data_dir.as_deref().unwrap_or(Path::new(DATA_DIR)))?;
     match print(&place, &args).await {
         // Whoever reads the output has had enough.
         Err(SqlError::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Status::Good),
@@ -74,18 +70,18 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// The place that the command line names. A store in a directory is opened beside a
-    /// process that writes to it.
+    /// The handler at a URL, or else the store in a directory, which is opened beside a process
+    /// that writes to it.
     ///
     /// # Errors
     /// There is no such store, or it cannot be opened.
-    pub(crate) fn new(args: &PlaceArgs) -> Result<Self, SqlError> {
-        if let Some(url) = &args.url {
+    pub(crate) fn new(url: Option<&Url>, data_dir: &Path) -> Result<Self, SqlError> {
+        if let Some(url) = url {
             return Ok(Self::Remote(Box::new(Remote::new(url.clone())?)));
         }
-        let dir = store_dir(&args.data_dir);
+        let dir = data_dir.join("store");
         if !dir.is_dir() {
-            return Err(SqlError::NoStore { path: args.data_dir.clone() });
+            return Err(SqlError::NoStore { path: data_dir.to_owned() });
         }
         let store = DeltaStore::open(DeltaOptions::in_directory(&dir)?)?;
         Ok(Self::local(Arc::new(store)))

@@ -75,13 +75,41 @@ mod tests {
 
     #[test]
     fn columns_are_named_once_and_as_focus_spells_them() {
-        let header = ["billedcost", "Tags", " RegionId ", "x_Row", "BilledCost", "", "x_Team", "X_TEAM", "X_team_2", "BILLEDCOST", "Größe", "GRÖSSE", "größe"];
+        let header = [
+            "billedcost",
+            "Tags",
+            " RegionId ",
+            "x_Row",
+            "BilledCost",
+            "",
+            "x_Team",
+            "X_TEAM",
+            "X_team_2",
+            "BILLEDCOST",
+            "Größe",
+            "GRÖSSE",
+            "größe",
+        ];
         let mut rules = RuleCounts::default();
         let columns = columns(&header, ProfileName::Auto.leniency(), &mut rules);
         let names: Vec<_> = columns.iter().map(|column| column.name.as_str()).collect();
         assert_eq!(
             names,
-            ["BilledCost", "Tags", "RegionId", "x_Row_2", "BilledCost_2", "column_6", "x_Team", "X_TEAM_2", "X_team_2_2", "BilledCost_3", "Größe", "GRÖSSE", "größe_2"]
+            [
+                "BilledCost",
+                "Tags",
+                "RegionId",
+                "x_Row_2",
+                "BilledCost_2",
+                "column_6",
+                "x_Team",
+                "X_TEAM_2",
+                "X_team_2_2",
+                "BilledCost_3",
+                "Größe",
+                "GRÖSSE",
+                "größe_2"
+            ]
         );
         assert_eq!(columns[0].kind, ColumnKind::Decimal);
         assert_eq!(columns[4].kind, ColumnKind::Text, "a kind follows from the name alone");

@@ -12,7 +12,8 @@ mod time;
 use std::sync::Arc;
 
 use arrow::array::builder::{
-    BinaryBuilder, Decimal128Builder, Int64Builder, MapBuilder, MapFieldNames, StringBuilder, TimestampMicrosecondBuilder,
+    BinaryBuilder, Decimal128Builder, Int64Builder, MapBuilder, MapFieldNames, StringBuilder,
+    TimestampMicrosecondBuilder,
 };
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{Schema, SchemaRef};
@@ -173,7 +174,13 @@ impl Converter {
 
     /// Takes a row into the open batch, or refuses it and leaves the batch as it was.
     /// `is_ascii`: every field of the row is known to be ASCII.
-    pub(crate) fn take(&mut self, row: Row<'_>, ordinal: i64, is_ascii: bool, rules: &mut RuleCounts) -> Result<(), Rejected> {
+    pub(crate) fn take(
+        &mut self,
+        row: Row<'_>,
+        ordinal: i64,
+        is_ascii: bool,
+        rules: &mut RuleCounts,
+    ) -> Result<(), Rejected> {
         if let Err((column, reason)) = self.read(row, is_ascii, rules) {
             rules.drop_row();
             let text = match column {
@@ -269,7 +276,8 @@ impl Builder {
                 last: LastTime::default(),
             },
             ColumnKind::Tags => {
-                let names = MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
+                let names =
+                    MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
                 let array = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new());
                 Self::Tags { array: Box::new(array), is_null: true, row: Tags::default() }
             }
@@ -356,6 +364,7 @@ fn shortened(bytes: &[u8]) -> String {
     }
     // Not through the middle of a character.
     let is_boundary = |at: &usize| bytes[*at] & 0xc0 != 0x80;
-    let end = (MAX_REJECT_TEXT_BYTES - 3..=MAX_REJECT_TEXT_BYTES).rev().find(is_boundary).unwrap_or(MAX_REJECT_TEXT_BYTES);
+    let end =
+        (MAX_REJECT_TEXT_BYTES - 3..=MAX_REJECT_TEXT_BYTES).rev().find(is_boundary).unwrap_or(MAX_REJECT_TEXT_BYTES);
     String::from_utf8_lossy(&bytes[..end]).into_owned() + "…"
 }

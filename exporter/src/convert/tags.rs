@@ -42,7 +42,9 @@ const MANY_TAGS: usize = 16;
 impl Tags {
     /// The tags read last, in their order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
-        self.entries.iter().map(|entry| (&self.text[entry.key.clone()], entry.value.clone().map(|value| &self.text[value])))
+        self.entries
+            .iter()
+            .map(|entry| (&self.text[entry.key.clone()], entry.value.clone().map(|value| &self.text[value])))
     }
 
     /// The rules it took to read them.
@@ -166,8 +168,11 @@ impl Tags {
         order.clear();
         order.extend(0..n);
         order.sort_by(|a, b| key(&self.entries[*a]).cmp(key(&self.entries[*b])).then(a.cmp(b)));
-        let mut dropped: Vec<usize> =
-            order.windows(2).filter(|pair| key(&self.entries[pair[0]]) == key(&self.entries[pair[1]])).map(|pair| pair[0]).collect();
+        let mut dropped: Vec<usize> = order
+            .windows(2)
+            .filter(|pair| key(&self.entries[pair[0]]) == key(&self.entries[pair[1]]))
+            .map(|pair| pair[0])
+            .collect();
         dropped.sort_unstable();
         let mut dropped = dropped.into_iter().peekable();
         let mut at = 0;
@@ -275,7 +280,18 @@ mod tests {
     #[test]
     fn what_is_no_tags_is_refused() {
         for field in [
-            "tag", "a=1;b", "=1", ";", r#"{"a":"1""#, r#"{"a":1}x"#, "{a:1}", r#"{"a":"\ud800"}"#, r#""a""#, r#"["a"]"#, "[1", r#"{1:"a"}"#,
+            "tag",
+            "a=1;b",
+            "=1",
+            ";",
+            r#"{"a":"1""#,
+            r#"{"a":1}x"#,
+            "{a:1}",
+            r#"{"a":"\ud800"}"#,
+            r#""a""#,
+            r#"["a"]"#,
+            "[1",
+            r#"{1:"a"}"#,
             r#"[{"key":"a","value":"1","inherited":true}]"#,
         ] {
             assert!(read(field).is_none(), "{field}");
@@ -288,7 +304,10 @@ mod tests {
         assert!(read_as(azure, ProfileName::Azure).is_some() && read_as(azure, ProfileName::Strict).is_none());
         assert!(read_as("k=v", ProfileName::Oci).is_some() && read_as("k=v", ProfileName::Sample).is_none());
         for unlike_focus in [r#"{"a":{}}"#, r#"{"a":1,"a":1}"#] {
-            assert!(read_as(unlike_focus, ProfileName::Strict).is_none() && read_as(unlike_focus, ProfileName::Aws).is_some());
+            assert!(
+                read_as(unlike_focus, ProfileName::Strict).is_none()
+                    && read_as(unlike_focus, ProfileName::Aws).is_some()
+            );
         }
     }
 

@@ -129,16 +129,20 @@ fn us_time(text: &str) -> Option<Time> {
     if !is_month || !rest.contains('/') {
         return None;
     }
-    let time = NaiveDate::parse_from_str(text, "%m/%d/%Y").ok().and_then(|date| date.and_hms_opt(0, 0, 0)).or_else(|| {
-        ["%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y %I:%M:%S %p", "%m/%d/%Y %I:%M %p"]
-            .iter()
-            .find_map(|form| NaiveDateTime::parse_from_str(text, form).ok())
-    })?;
+    let time =
+        NaiveDate::parse_from_str(text, "%m/%d/%Y").ok().and_then(|date| date.and_hms_opt(0, 0, 0)).or_else(|| {
+            ["%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y %I:%M:%S %p", "%m/%d/%Y %I:%M %p"]
+                .iter()
+                .find_map(|form| NaiveDateTime::parse_from_str(text, form).ok())
+        })?;
     // chrono reads years of any length; a two-digit year is a guess we do not make.
     let has_four_digit_year = rest.split_once('/').is_some_and(|(_, year)| {
-        year.len() >= 4 && year.bytes().take(4).all(|b| b.is_ascii_digit()) && !year.as_bytes().get(4).is_some_and(u8::is_ascii_digit)
+        year.len() >= 4
+            && year.bytes().take(4).all(|b| b.is_ascii_digit())
+            && !year.as_bytes().get(4).is_some_and(u8::is_ascii_digit)
     });
-    has_four_digit_year.then(|| Time { micros: time.and_utc().timestamp_micros(), ..Time::default() }.with(Rule::TimeUsDate))
+    has_four_digit_year
+        .then(|| Time { micros: time.and_utc().timestamp_micros(), ..Time::default() }.with(Rule::TimeUsDate))
 }
 
 #[cfg(test)]
@@ -148,7 +152,9 @@ mod tests {
 
     fn shown(text: &str) -> Option<(String, Vec<&'static str>)> {
         let time = parse(text.as_bytes())?;
-        let shown = chrono::DateTime::from_timestamp_micros(time.micros).expect("in range").to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
+        let shown = chrono::DateTime::from_timestamp_micros(time.micros)
+            .expect("in range")
+            .to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
         Some((shown, time.rules().map(Rule::as_str).collect()))
     }
 
@@ -182,10 +188,33 @@ mod tests {
     #[test]
     fn what_is_no_time_is_refused() {
         for text in [
-            "", "soon", "2024-02-30T00:00:00Z", "2023-02-29T00:00:00Z", "2024-13-01T00:00:00Z", "2024-09-01T24:00:00Z", "2024-09-01T00:60:00Z",
-            "2024-09-01T00:00:60Z", "2024-09-01T00:00:00.Z", "2024-09-01T00:00:00.1234567Z", "2024-09-01T00:00:00Zulu", "2024-09-01T00:00:00+99:00",
-            "2024-9-1", "24-09-01", "2024-09-01T00:00:00Z ", " 2024-09-01T00:00:00Z", "13/01/2024", "09/31/2024", "09/01/24", "01.09.2024", "2024/09/01",
-            "1725148800", "2024-09-01T", "2024-09-01T0:00:00Z", "09/01/20245", "-9/01/2024", "２０24-09-01",
+            "",
+            "soon",
+            "2024-02-30T00:00:00Z",
+            "2023-02-29T00:00:00Z",
+            "2024-13-01T00:00:00Z",
+            "2024-09-01T24:00:00Z",
+            "2024-09-01T00:60:00Z",
+            "2024-09-01T00:00:60Z",
+            "2024-09-01T00:00:00.Z",
+            "2024-09-01T00:00:00.1234567Z",
+            "2024-09-01T00:00:00Zulu",
+            "2024-09-01T00:00:00+99:00",
+            "2024-9-1",
+            "24-09-01",
+            "2024-09-01T00:00:00Z ",
+            " 2024-09-01T00:00:00Z",
+            "13/01/2024",
+            "09/31/2024",
+            "09/01/24",
+            "01.09.2024",
+            "2024/09/01",
+            "1725148800",
+            "2024-09-01T",
+            "2024-09-01T0:00:00Z",
+            "09/01/20245",
+            "-9/01/2024",
+            "２０24-09-01",
         ] {
             assert_eq!(shown(text), None, "{text}");
         }

@@ -128,7 +128,14 @@ pub(crate) struct Records {
 impl Records {
     /// Reads the header.
     pub(crate) async fn open(text: Text, file: &str, limits: &Limits) -> Result<(Self, ByteRecord), DecodeError> {
-        let guard = Guard { text: text.bytes, delivered: 0, record_at: 0, max: limits.max_header_bytes, end: None, tripped: false };
+        let guard = Guard {
+            text: text.bytes,
+            delivered: 0,
+            record_at: 0,
+            max: limits.max_header_bytes,
+            end: None,
+            tripped: false,
+        };
         let csv = AsyncReaderBuilder::new()
             .delimiter(text.delimiter)
             .has_headers(false)
@@ -197,8 +204,12 @@ impl Records {
         let guard = self.csv.get_mut();
         guard.record_at = start.byte();
         guard.max = max;
-        let too_long =
-            |records: &Self| DecodeError::RecordTooLong { file: records.file.clone(), row: records.rows + 1, line: start.line(), max };
+        let too_long = |records: &Self| DecodeError::RecordTooLong {
+            file: records.file.clone(),
+            row: records.rows + 1,
+            line: start.line(),
+            max,
+        };
         let is_record = match self.csv.read_byte_record(&mut self.record).await {
             Ok(is_record) => is_record,
             Err(_) if self.csv.get_ref().tripped => return Err(too_long(self)),
@@ -217,7 +228,11 @@ impl Records {
             if self.record.len() == 1 && self.record.as_slice() == END_RECORD {
                 return Ok(false);
             }
-            return Err(DecodeError::UnterminatedQuote { file: self.file.clone(), row: self.rows + 1, line: start.line() });
+            return Err(DecodeError::UnterminatedQuote {
+                file: self.file.clone(),
+                row: self.rows + 1,
+                line: start.line(),
+            });
         }
         if here - start.byte() > max {
             return Err(too_long(self));

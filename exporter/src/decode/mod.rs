@@ -268,11 +268,7 @@ pub(crate) fn read_error(
 }
 
 /// Reads on until there are `bytes`, or the body ends.
-async fn read_up_to(
-    body: &mut (impl AsyncRead + Unpin),
-    mut start: Vec<u8>,
-    bytes: usize,
-) -> std::io::Result<Vec<u8>> {
+async fn read_up_to(body: &mut (impl AsyncRead + Unpin), mut start: Vec<u8>, bytes: usize) -> std::io::Result<Vec<u8>> {
     let wanted = bytes.saturating_sub(start.len()) as u64;
     body.take(wanted).read_to_end(&mut start).await?;
     Ok(start)

@@ -69,12 +69,16 @@ fn cells(batch: &RecordBatch, row: usize) -> Vec<Option<String>> {
             }
             Some(ColumnKind::Timestamp) => {
                 let micros = array.as_primitive::<TimestampMicrosecondType>().value(row);
-                chrono::DateTime::from_timestamp_micros(micros).expect("a time").to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+                chrono::DateTime::from_timestamp_micros(micros)
+                    .expect("a time")
+                    .to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
             }
             Some(ColumnKind::Tags) => {
                 let entries = array.as_map().value(row);
                 let (keys, values) = (entries.column(0).as_string::<i32>(), entries.column(1).as_string::<i32>());
-                let pair = |at: usize| format!("{}={}", keys.value(at), if values.is_null(at) { "<null>" } else { values.value(at) });
+                let pair = |at: usize| {
+                    format!("{}={}", keys.value(at), if values.is_null(at) { "<null>" } else { values.value(at) })
+                };
                 (0..entries.len()).map(pair).collect::<Vec<_>>().join("|")
             }
             None => array.as_primitive::<Int64Type>().value(row).to_string(),
@@ -183,7 +187,10 @@ async fn auto_takes_every_oddity_and_counts_the_rules() {
     assert_eq!(outcome.column(2), [Some("USD"), None, Some("EUR"), Some("EUR"), Some("EUR"), None]);
     let url = Some("k=v|u=http://x:80");
     assert_eq!(outcome.column(3), [Some("a.b=1"), Some("a=1|b=2"), Some("k=v|l=w"), url, url, Some("k=v|l=w")]);
-    assert_eq!(outcome.column(4), [Some("a \"quoted\", note"), None, None, Some("two\nlines"), Some("two\nlines"), Some("ü")]);
+    assert_eq!(
+        outcome.column(4),
+        [Some("a \"quoted\", note"), None, None, Some("two\nlines"), Some("two\nlines"), Some("ü")]
+    );
     assert_eq!(outcome.column(5), ["1", "2", "3", "4", "5", "6"].map(Some));
     let rules = [
         ("byte_order_mark", 1),
@@ -242,9 +249,16 @@ async fn a_bad_row_is_rejected_with_its_place_and_leaves_nothing_behind() {
     let row = |cells: [&str; 6]| cells.map(|cell| Some(cell.to_owned())).to_vec();
     assert_eq!(
         outcome.rows,
-        [row(["1", "a=1", "2024-09-01T00:00:00Z", "first", "1", "1"]), row(["2", "b=2", "2024-09-02T00:00:00Z", "last", "2", "13"])]
+        [
+            row(["1", "a=1", "2024-09-01T00:00:00Z", "first", "1", "1"]),
+            row(["2", "b=2", "2024-09-02T00:00:00Z", "last", "2", "13"])
+        ]
     );
-    assert_eq!(outcome.rules, BTreeMap::from([("tags_equals", 2), ("time_date_only", 2)]), "rejected rows are not counted");
+    assert_eq!(
+        outcome.rules,
+        BTreeMap::from([("tags_equals", 2), ("time_date_only", 2)]),
+        "rejected rows are not counted"
+    );
 }
 
 #[tokio::test]
@@ -256,7 +270,10 @@ async fn fields_that_are_not_utf8_or_too_long_reject_their_row() {
     let options = DecodeOptions { limits, ..DecodeOptions::new("costs.csv") };
     let outcome = read(std::io::Cursor::new(bytes), options).await.expect("a report");
     let shortened = "ß".repeat(512) + "…";
-    assert_eq!(outcome.reasons(), [(1, Some("x_A"), "not_utf8", "\u{fffd}"), (2, Some("x_B"), "too_long", shortened.as_str())]);
+    assert_eq!(
+        outcome.reasons(),
+        [(1, Some("x_A"), "not_utf8", "\u{fffd}"), (2, Some("x_B"), "too_long", shortened.as_str())]
+    );
     assert_eq!(outcome.column(3), [Some("3")]);
 }
 
@@ -269,7 +286,10 @@ async fn strict_takes_focus_as_written_and_nothing_else() {
         1,2024-09-01T00:00:00.000Z,,\n\
         1,,a=1,\n";
     let outcome = read_text(text, ProfileName::Strict).await.expect("a report");
-    assert_eq!(outcome.rows, [["0.001", "2024-09-01T00:00:00Z", "a=true", "NULL", "1"].map(|cell| Some(cell.to_owned())).to_vec()]);
+    assert_eq!(
+        outcome.rows,
+        [["0.001", "2024-09-01T00:00:00Z", "a=true", "NULL", "1"].map(|cell| Some(cell.to_owned())).to_vec()]
+    );
     let reasons: Vec<_> = outcome.rejected.iter().map(|rejected| (rejected.row, rejected.reason)).collect();
     assert_eq!(reasons, [(2, Reject::NotANumber), (3, Reject::NotATime), (4, Reject::NotATime), (5, Reject::BadTags)]);
     assert_eq!(outcome.rules, BTreeMap::from([("exponent", 1)]));
@@ -309,14 +329,30 @@ async fn what_cannot_be_read_is_an_error_that_names_the_file_and_the_place() {
         (b"Cost,Tags\n1,\n".to_vec(), small, "costs.csv has no column BilledCost in its header"),
         (b"BilledCost,\xff\n".to_vec(), small, "column 2 of the header of costs.csv is not UTF-8"),
         (b"BilledCost,a,b,c\n".to_vec(), small, "the header of costs.csv has 4 columns, and 3 are the most"),
-        (format!("BilledCost,{}\n", &filler[..150]).repeat(2).replace('\n', "y").into_bytes(), small, "the header of costs.csv has 201 bytes or more, and 200 are the most"),
-        (format!("BilledCost,{filler}\n").into_bytes(), Limits::default(), "the header of costs.csv has 2000 bytes in one name, and 256 are the most"),
+        (
+            format!("BilledCost,{}\n", &filler[..150]).repeat(2).replace('\n', "y").into_bytes(),
+            small,
+            "the header of costs.csv has 201 bytes or more, and 200 are the most",
+        ),
+        (
+            format!("BilledCost,{filler}\n").into_bytes(),
+            Limits::default(),
+            "the header of costs.csv has 2000 bytes in one name, and 256 are the most",
+        ),
         (b"BilledCost,\"Tags\n1,".to_vec(), small, "costs.csv ends inside a quoted field of row 0 (line 1)"),
         (with_header(b"1,a=1\n2,\"b=2\n"), small, "costs.csv ends inside a quoted field of row 2 (line 3)"),
         (with_header(b"1,\""), small, "costs.csv ends inside a quoted field of row 1 (line 2)"),
         (with_header(b"1,\"a\"\""), small, "costs.csv ends inside a quoted field of row 1 (line 2)"),
-        (with_header(format!("1,\n2,\"{filler}\"\n").as_bytes()), small, "row 2 of costs.csv (line 3) is longer than 1000 bytes: a quote may be missing"),
-        (with_header(format!("1,\n2,{}\n", &filler[..998]).as_bytes()), small, "row 2 of costs.csv (line 3) is longer than 1000 bytes: a quote may be missing"),
+        (
+            with_header(format!("1,\n2,\"{filler}\"\n").as_bytes()),
+            small,
+            "row 2 of costs.csv (line 3) is longer than 1000 bytes: a quote may be missing",
+        ),
+        (
+            with_header(format!("1,\n2,{}\n", &filler[..998]).as_bytes()),
+            small,
+            "row 2 of costs.csv (line 3) is longer than 1000 bytes: a quote may be missing",
+        ),
     ] {
         assert_eq!(error_of(&bytes, limits).await, error);
     }
@@ -337,7 +373,8 @@ async fn a_text_that_holds_the_end_mark_is_read_on() {
 async fn after_an_error_there_is_no_end() {
     let cut = gzip(ODD.as_bytes()).await;
     let cut = cut[..cut.len() - 4].to_vec();
-    let mut report = Report::open(std::io::Cursor::new(cut), DecodeOptions::new("costs.csv.gz")).await.expect("its first rows");
+    let mut report =
+        Report::open(std::io::Cursor::new(cut), DecodeOptions::new("costs.csv.gz")).await.expect("its first rows");
     let error = report.next().await.expect_err("a cut body");
     assert!(matches!(error, DecodeError::Truncated { row: 6, .. }), "{error}");
     assert!(error.is_retryable());
@@ -382,7 +419,8 @@ async fn batches_are_bounded_and_rows_keep_their_ordinals() {
         text += if row % 1_000 == 0 { "bad,\n" } else { "1,same\n" };
     }
     let outcome = read_text(&text, ProfileName::Auto).await.expect("a report");
-    let ordinals: Vec<usize> = outcome.column(2).into_iter().flatten().map(|row| row.parse().expect("a number")).collect();
+    let ordinals: Vec<usize> =
+        outcome.column(2).into_iter().flatten().map(|row| row.parse().expect("a number")).collect();
     let expected: Vec<usize> = (1..=rows).filter(|row| row % 1_000 != 0).collect();
     assert_eq!(ordinals, expected, "identical rows are charges of their own");
     assert!(outcome.rejected.iter().map(|rejected| rejected.row).eq((1..=16).map(|thousand| thousand * 1_000)));
@@ -391,7 +429,8 @@ async fn batches_are_bounded_and_rows_keep_their_ordinals() {
 #[tokio::test]
 async fn long_rows_make_small_batches() {
     let text = "BilledCost,x_Note\n".to_owned() + &format!("1,{}\n", "x".repeat(100_000)).repeat(200);
-    let mut report = Report::open(std::io::Cursor::new(text.into_bytes()), DecodeOptions::new("costs.csv")).await.expect("a report");
+    let mut report =
+        Report::open(std::io::Cursor::new(text.into_bytes()), DecodeOptions::new("costs.csv")).await.expect("a report");
     let mut rows = 0;
     while let Some(decoded) = report.next().await.expect("a report") {
         let Decoded::Batch(batch) = decoded else { panic!("no row is rejected") };
@@ -404,7 +443,9 @@ async fn long_rows_make_small_batches() {
 
 #[tokio::test]
 async fn an_endless_row_ends_the_report_within_its_bound() {
-    for (start, line) in [(&b"BilledCost,Tags\n1,\""[..], &b"x\n"[..]), (b"BilledCost,Tags\n", b","), (b"BilledCost,Tags\n", b"\n")] {
+    for (start, line) in
+        [(&b"BilledCost,Tags\n1,\""[..], &b"x\n"[..]), (b"BilledCost,Tags\n", b","), (b"BilledCost,Tags\n", b"\n")]
+    {
         let (source, handed_out) = endless(start, line);
         let limits = Limits { max_record_bytes: 1 << 20, ..Limits::default() };
         let options = DecodeOptions { limits, ..DecodeOptions::new("costs.csv") };
@@ -478,7 +519,8 @@ async fn every_row_of_the_foundations_sample_is_taken_and_its_sums_are_exact() {
         assert_eq!(totals.rows(), 1_000);
         let mut all = costream_common::record::GroupTotals::default();
         totals.groups().for_each(|(_, group)| all.add(group));
-        let ours = [all.billed, all.effective, all.list, all.contracted].map(|sum| sum.to_string().parse::<BigDecimal>().expect("a number"));
+        let ours = [all.billed, all.effective, all.list, all.contracted]
+            .map(|sum| sum.to_string().parse::<BigDecimal>().expect("a number"));
         assert_eq!(ours, sums);
         assert!(report.rules()["null_literal"] > 0 && report.rules()["time_without_zone"] == 4_000);
         assert_eq!(report.schema().field(report.schema().fields().len() - 1).name(), X_ROW);
@@ -496,7 +538,9 @@ fn rows() -> impl Strategy<Value = String> {
         1 => "[a1,\"\n\r é]{0,12}",
     ];
     let rows = proptest::collection::vec((row, prop_oneof![Just("\n"), Just("\r\n"), Just("\n\n")]), 0..12);
-    rows.prop_map(|rows| rows.into_iter().fold("BilledCost,BillingCurrency,Tags\n".to_owned(), |text, (row, end)| text + &row + end))
+    rows.prop_map(|rows| {
+        rows.into_iter().fold("BilledCost,BillingCurrency,Tags\n".to_owned(), |text, (row, end)| text + &row + end)
+    })
 }
 
 proptest! {

@@ -243,8 +243,7 @@ impl Engine {
         settings.sql_parser.enable_ident_normalization = true;
         settings.sql_parser.map_string_types_to_utf8view = false;
         settings.execution.time_zone = Some("UTC".to_owned());
-        settings.execution.batch_size = BATCH_ROWS;
-        let state = SessionStateBuilder::new_from_existing(state).with_config(config).build();
+        let state = SessionStateBuilder::new_from_existing(state).with_config(config.with_batch_size(BATCH_ROWS)).build();
         let mut context = SessionContext::new_with_state(state);
         context.register_expr_planner(Arc::new(functions::Times))?;
         // They make an array of any length in one value, which no limit of ours sees.

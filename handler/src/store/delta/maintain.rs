@@ -166,8 +166,9 @@ impl Shared {
         Ok(())
     }
 
-    /// A checkpoint now, and no log entries that only versions beyond the retention need: the
-    /// version that was current when the retention began is the oldest to be kept.
+    /// Takes the log entries away that only versions beyond the retention need. The version
+    /// that was current when the retention began is the oldest to be kept, with the
+    /// checkpoint below it.
     async fn shorten_log(&self, table: &Table) -> Result<(), StoreError> {
         let Some(state) = table.latest().await? else { return Ok(()) };
         let Ok(retention) = chrono::Duration::from_std(self.options.retention) else { return Ok(()) };

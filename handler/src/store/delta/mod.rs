@@ -33,6 +33,7 @@ use costream_common::record::{ColumnKind, ScopeKey, SnapshotId, X_ROW, X_SCOPE, 
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::session_state::SessionState;
 use datafusion::prelude::SessionContext;
+use deltalake::DeltaTable;
 use deltalake::kernel::{Action, Transaction};
 use deltalake::logstore::{StorageConfig, logstore_for, object_store_factories};
 use futures::future::BoxFuture;
@@ -251,18 +252,18 @@ impl Shared {
             return Ok(Committed { rows: 0, already: true, current });
         }
 
-        let stamp = Stamp::new(&table, &schema, &key, snapshot)?;
+        let stamp = Stamp::new(&table, &schema, snapshot)?;
         let layout = table.layout(state.as_ref(), &stamp.columns(), &self.options.settings())?;
-        check_by_scope(&table, &layout)?;
+        check_by_scope(&table, state.as_ref(), &layout)?;
         let mut writer = self.scope_writer(&table, &key, &stamp, &layout);
         drop(state);
         while let Some(batch) = batches.next().await {
             let batch = batch.map_err(|source| StoreError::Cut { table: name.clone(), source })?;
             let batch = stamp.apply(&table, &batch)?;
-            writer.write(&batch).await.map_err(|e| table.failed("write", e))?;
+            writer.write(&batch).await.map_err(|e| table.file_failed("write", e))?;
         }
         let rows = writer.rows();
-        let written = writer.finish().await.map_err(|e| table.failed("write", e))?;
+        let written = writer.finish().await.map_err(|e| table.file_failed("write", e))?;
 
         // A commit that has begun must be seen through: a caller who leaves now must not make
         // its files look unwanted.
@@ -332,7 +333,7 @@ impl ReplaceCommit {
                 return Ok(Committed { rows: 0, already: true, current });
             }
             let now = table.layout(state.as_ref(), &columns, &settings)?;
-            check_by_scope(&table, &now)?;
+            check_by_scope(&table, state.as_ref(), &now)?;
             if now.partition_columns != layout.partition_columns {
                 return Err(table.failed("commit to", "another process has just created it with other partitions"));
             }
@@ -363,14 +364,16 @@ impl ReplaceCommit {
 
 /// A short wait, random, before try `attempt + 1`.
 async fn wait(attempt: u32) {
-    let (longest, _) = (LONGEST_WAIT.min(Duration::from_millis(4) * attempt), ());
+    let longest = LONGEST_WAIT.min(Duration::from_millis(4) * attempt);
     let random = uuid::Uuid::new_v4().as_bytes()[0];
     tokio::time::sleep(longest * u32::from(random) / 256).await;
 }
 
-fn check_by_scope(table: &Table, layout: &Layout) -> Result<(), StoreError> {
+/// Refuses to replace rows in a table that is kept by key.
+fn check_by_scope(table: &Table, state: Option<&DeltaTable>, layout: &Layout) -> Result<(), StoreError> {
     let partitioned = |column: &str| layout.partition_columns.iter().any(|name| name == column);
-    if partitioned(X_SOURCE) && partitioned(X_SCOPE) {
+    let stamped = state.and_then(|state| state.snapshot().ok()).is_none_or(|state| state.schema().field(X_SNAPSHOT).is_some());
+    if stamped && partitioned(X_SOURCE) && partitioned(X_SCOPE) {
         Ok(())
     } else {
         Err(table.column_error(X_SCOPE, "the table's rows are kept by key, a snapshot cannot replace them"))
@@ -386,7 +389,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn new(table: &Table, incoming: &SchemaRef, _key: &ScopeKey, snapshot: SnapshotId) -> Result<Self, StoreError> {
+    fn new(table: &Table, incoming: &SchemaRef, snapshot: SnapshotId) -> Result<Self, StoreError> {
         for field in incoming.fields() {
             let name = field.name();
             if [X_SOURCE, X_SCOPE, X_SNAPSHOT].contains(&name.as_str()) {

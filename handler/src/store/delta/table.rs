@@ -19,6 +19,7 @@ use futures::TryStreamExt as _;
 use object_store::ObjectStore;
 use object_store::path::Path;
 
+use super::files::FileError;
 use crate::ident::TableName;
 use crate::store::{BatchError, StoreError};
 
@@ -72,6 +73,15 @@ impl Table {
 
     pub(super) fn failed(&self, attempt: &'static str, source: impl Into<BatchError>) -> StoreError {
         StoreError::Table { attempt, table: self.name.clone(), source: source.into() }
+    }
+
+    /// What went wrong with the table's files; a fault of the rows is told as such.
+    pub(super) fn file_failed(&self, attempt: &'static str, error: FileError) -> StoreError {
+        match error {
+            FileError::Partition(column) => self.column_error(&column, "cannot be partitioned by: it is neither text nor a time"),
+            error @ FileError::TooManyFiles => self.column_error(PERIOD, error.to_string()),
+            error => self.failed(attempt, error),
+        }
     }
 
     pub(super) fn column_error(&self, column: &str, reason: impl Into<String>) -> StoreError {

@@ -1,9 +1,9 @@
 //! The conformance suite on the Delta store, and what is its own: other processes on the same
 //! directory, files, housekeeping.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arrow::array::RecordBatch;
 use costream_common::record::SnapshotId;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{DeltaOptions, DeltaStore};
 use crate::ident::TableName;
 use crate::store::conformance::{ask, ask_as_of, charges, conformance_tests, delivery, key, next_moment, plain, replace, row, snapshot, stream};
-use crate::store::{Query, Store};
+use crate::store::{Query, Store, StoreError};
 
 const SEPTEMBER: &str = "2026-09-01T00:00:00Z";
 
@@ -174,56 +174,110 @@ async fn small_files_are_merged_and_the_past_stays() {
     assert_eq!(ask(&store, "SELECT count(*) FROM costs").await, [["1"]]);
 }
 
+/// Every file below `folder`.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+fn set_age(path: &Path, age: Duration) {
+    let file = std::fs::File::options().append(true).open(path).expect("a file");
+    file.set_modified(SystemTime::now() - age).expect("an older file");
+}
+
+/// A table's commits and files are made `age` older than they are.
+fn make_older(table: &Path, age: Duration) {
+    let earlier = |value: &mut serde_json::Value| {
+        let time = value.as_i64().expect("milliseconds");
+        *value = (time - i64::try_from(age.as_millis()).expect("a short time")).into();
+    };
+    for path in files_below(table) {
+        let is = |name: &str| path.file_name().is_some_and(|file| file.to_string_lossy().contains(name));
+        if is("checkpoint") {
+            std::fs::remove_file(&path).expect("a checkpoint");
+            continue;
+        }
+        if is(".json") {
+            let entry = std::fs::read_to_string(&path).expect("a commit");
+            let mut actions: Vec<serde_json::Value> = entry.lines().map(|line| serde_json::from_str(line).expect("an action")).collect();
+            for action in &mut actions {
+                for pointer in ["/commitInfo/timestamp", "/remove/deletionTimestamp"] {
+                    action.pointer_mut(pointer).into_iter().for_each(earlier);
+                }
+            }
+            let entry: Vec<String> = actions.iter().map(ToString::to_string).collect();
+            std::fs::write(&path, entry.join("\n")).expect("a commit");
+        }
+        set_age(&path, age);
+    }
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn open_with_retention(dir: &Path, retention: Duration) -> DeltaStore {
+    let mut options = options(dir);
+    options.retention = retention;
+    DeltaStore::open(options).expect("a store")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_what_is_beyond_the_retention_goes() {
     let dir = tempfile::tempdir().expect("a directory");
-    let store = open(dir.path());
-    let (key, face): (_, Store) = (key("aws", "a.csv"), store.clone().into());
+    let (key, table) = (key("aws", "a.csv"), dir.path().join("store/costs"));
+    let store: Store = open(dir.path()).into();
     for number in 1..=30 {
-        replace(&face, &key, number, &[row(SEPTEMBER, &number.to_string(), "a")]).await;
+        replace(&store, &key, number, &[row(SEPTEMBER, &number.to_string(), "a")]).await;
     }
-    let log = dir.path().join("store/costs/_delta_log");
-    let entries = || std::fs::read_dir(&log).expect("a log").count();
-    let (files, before) = (data_files(dir.path()), entries());
-    store.maintain_with_test_retention(Duration::from_secs(3600)).await;
-    assert_eq!((data_files(dir.path()), files), (30, 30), "within the retention");
-    assert!(entries() >= before);
-
-    // Everything is made two days old: the log's entries and files but the current ones go.
-    let two_days_ago = std::time::SystemTime::now() - Duration::from_secs(2 * 24 * 3600);
-    let mut folders = vec![dir.path().join("store/costs")];
-    while let Some(folder) = folders.pop() {
-        for path in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                let file = std::fs::File::options().append(true).open(&path).expect("a file");
-                file.set_modified(two_days_ago).expect("an older file");
-            }
-        }
+    make_older(&table, 10 * DAY);
+    let store = open_with_retention(dir.path(), 5 * DAY);
+    store.shared.table(&TableName::costs()).expect("a table").checkpoint().await;
+    let store: Store = store.into();
+    for number in 31..=33 {
+        replace(&store, &key, number, &[row(SEPTEMBER, &number.to_string(), "a")]).await;
     }
-    let orphan = dir.path().join("store/costs/orphan.parquet");
-    let unfinished = dir.path().join("store/costs/0123/x.parquet#1");
-    std::fs::create_dir_all(unfinished.parent().expect("a folder")).expect("a folder");
-    for path in [&orphan, &unfinished] {
+    let (orphan, unfinished) = (table.join("orphan.parquet"), table.join("0123/x.parquet#1"));
+    let young = table.join("0123/being-written.parquet");
+    std::fs::create_dir_all(table.join("0123")).expect("a folder");
+    for path in [&orphan, &unfinished, &young] {
         std::fs::write(path, b"x").expect("a file");
-        std::fs::File::options().append(true).open(path).expect("a file").set_modified(two_days_ago).expect("an older file");
     }
-    let young = dir.path().join("store/costs/0123/being-written.parquet");
-    std::fs::write(&young, b"x").expect("a file");
-    store.maintain_with_test_retention(Duration::from_secs(3600)).await;
+    set_age(&orphan, 10 * DAY);
+    set_age(&unfinished, 10 * DAY);
+
+    store.write.maintain(CancellationToken::new()).await.expect("a round");
     assert!(!orphan.exists() && !unfinished.exists(), "what nobody knows and is old goes");
     assert!(young.exists(), "what may be being written stays");
-    assert_eq!(ask(&face, "SELECT billedcost FROM costs").await.len(), 1);
+    assert_eq!(data_files(dir.path()), 5, "31 to 33, the one before them, and the young one");
+    let entries = || files_below(&table.join("_delta_log")).iter().filter(|path| path.extension().is_some_and(|end| end == "json")).count();
+    assert!(entries() < 10, "the log is short: {}", entries());
+    // Within the retention everything can be asked for, also what became current long before.
+    let sum = "SELECT billedcost FROM costs";
+    let at = |days: u32| Some(chrono::Utc::now() - chrono::Duration::from_std(DAY * days).expect("days"));
+    assert_eq!(plain(&ask_as_of(&store, sum, at(4)).await.expect("the past")[0][0]), "30");
+    assert_eq!(plain(&ask(&store, sum).await[0][0]), "33");
+    let fresh: Store = open_with_retention(dir.path(), 5 * DAY).into();
+    assert_eq!(plain(&ask_as_of(&fresh, sum, at(4)).await.expect("the past")[0][0]), "30");
+    assert!(matches!(ask_as_of(&fresh, sum, at(11)).await, Err(StoreError::NoHistory { .. })));
+    assert!(replace(&fresh, &key, 33, &[]).await.already, "snapshots are known as long as the table is");
 }
 
-impl DeltaStore {
-    /// A round of housekeeping with another retention.
-    async fn maintain_with_test_retention(&self, retention: Duration) {
-        let mut options = self.shared.options.clone();
-        options.retention = retention;
-        let store: Store = Self::open(options).expect("a store").into();
-        store.write.maintain(CancellationToken::new()).await.expect("a round");
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_reads_the_files_it_needs() {
+    let (store, _dir) = fresh().await;
+    for scope in ["a.csv", "b.csv", "c.csv"] {
+        let rows = ["2026-07-01T00:00:00Z", "2026-08-01T00:00:00Z", SEPTEMBER].map(|period| row(period, "1", scope));
+        replace(&store, &key("aws", scope), 1, &rows).await;
+    }
+    for (condition, files) in [
+        ("true", 9),
+        ("x_scope = 'b.csv'", 3),
+        ("billingperiodstart >= TIMESTAMP '2026-08-01T00:00:00Z'", 6),
+        ("billingperiodstart = '2026-08-01T00:00:00Z' AND x_scope <> 'a.csv'", 2),
+        ("servicename = 'c.csv'", 3),
+    ] {
+        let plan = ask(&store, &format!("EXPLAIN SELECT billedcost, servicename FROM costs WHERE {condition}")).await;
+        let physical = plan.iter().find(|line| line[0] == "physical_plan").expect("a plan").concat();
+        assert_eq!(physical.matches(".parquet").count(), files, "{condition}: {physical}");
     }
 }
 

@@ -67,7 +67,7 @@ impl Shared {
             if let Some(batch) = batch {
                 check_columns(&table, &batch, &schema)?;
                 done.received += batch.num_rows() as u64;
-                group.add(&key, batch).map_err(|e| table.failed("write", e))?;
+                group.add(&key, batch).map_err(|e| table.file_failed("write", e))?;
             }
             if group.is_full() || (ended && !group.rows.is_empty()) {
                 let full = std::mem::replace(&mut group, Group::new());
@@ -84,7 +84,7 @@ impl Shared {
 
     async fn store_group(self: Arc<Self>, table: Arc<Table>, key: Arc<Key>, schema: SchemaRef, group: Group) -> Result<(), StoreError> {
         let _turn = table.commit.lock().await;
-        let new_rows = group.last_rows().map_err(|e| table.failed("write", e))?;
+        let new_rows = group.last_rows().map_err(|e| table.file_failed("write", e))?;
         let settings = self.options.settings();
         for attempt in 1..=MAX_TRIES {
             let state = table.latest().await?;
@@ -103,14 +103,14 @@ impl Shared {
                 let snapshot = state.snapshot().map_err(|e| table.failed("open", e))?;
                 for file in snapshot.log_data().iter().filter(|file| group.may_touch(file)) {
                     let rewritten = rewrite_without(&table, &key, &group, &file, &columns, &layout.partition_columns, &mut writer).await;
-                    if rewritten.map_err(|e| table.failed("rewrite a file of", e))? {
+                    if rewritten.map_err(|e| table.file_failed("rewrite a file of", e))? {
                         actions.push(Action::Remove(file.remove_action(true)));
                     }
                 }
             }
             let rows = files::conform(&new_rows, &columns).map_err(|e| table.failed("write", e))?;
-            writer.write(&rows).await.map_err(|e| table.failed("write", e))?;
-            let written = writer.finish().await.map_err(|e| table.failed("write", e))?;
+            writer.write(&rows).await.map_err(|e| table.file_failed("write", e))?;
+            let written = writer.finish().await.map_err(|e| table.file_failed("write", e))?;
             actions.extend(written.adds().iter().cloned().map(Action::Add));
             match table.commit(state.as_ref(), "MERGE", actions).await {
                 Ok(Outcome::Committed) => {

@@ -94,7 +94,12 @@ async fn run(flags: Flags) -> Result<(), Failure> {
     let exporter = Exporter::start(config).await.map_err(|error| failed(&error))?;
     tracing::info!(address = %listener.local_addr(), "listening");
     println!("listening on {}", listener.url());
-    let (served, ()) = tokio::join!(serve::serve(listener, exporter.router(), shutdown.clone()), exporter.run(shutdown));
+    let serving = async {
+        let served = serve::serve(listener, exporter.router(), shutdown.clone()).await;
+        shutdown.cancel();
+        served
+    };
+    let (served, ()) = tokio::join!(serving, exporter.run(shutdown.clone()));
     served.map_err(|error| failed(&error))
 }
 

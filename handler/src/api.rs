@@ -21,6 +21,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
+use chrono::{DateTime, Utc};
 use costream_common::http::serve::User;
 use costream_common::record::{NameError, ScopeKey, SnapshotId, SnapshotIdError, SourceName, ScopeName};
 use costream_common::report;
@@ -128,7 +129,7 @@ async fn sql(State(doors): Shared, RawQuery(query): RawQuery, user: Option<Exten
     let (types, trace) = (flag("types"), flag("error_trace"));
     let telemetry = &doors.handler.shared.telemetry;
     let mut outcome = Outcome::new(telemetry, began);
-    match answered(&doors, types, user, request, began).await {
+    match answered(&doors, types, query.as_deref(), user, request, began).await {
         Ok(Some(Answer::Whole(body))) => {
             outcome.ended("ok");
             ([(header::CONTENT_TYPE, "application/json; charset=UTF-8")], body).into_response()
@@ -166,6 +167,7 @@ async fn sql(State(doors): Shared, RawQuery(query): RawQuery, user: Option<Exten
 async fn answered(
     doors: &Doors,
     types: bool,
+    query: Option<&str>,
     user: Option<Extension<User>>,
     request: Request,
     began: Instant,
@@ -175,7 +177,7 @@ async fn answered(
     }
     let options = Options {
         schema: request.headers().get("default-schema").and_then(|schema| schema.to_str().ok()).map(str::to_owned),
-        as_of: None,
+        as_of: as_of(query)?,
         user: user.map(|Extension(User(name))| name),
     };
     let statement = {
@@ -185,6 +187,14 @@ async fn answered(
     };
     let rows = doors.handler.engine().execute(&statement.statement, &statement.args, &options).await?;
     gateway::answer(rows, types, began).await.map(Some)
+}
+
+/// The query parameter `as_of`, which is ours: a time in RFC 3339.
+fn as_of(query: Option<&str>) -> Result<Option<DateTime<Utc>>, SqlError> {
+    let mut pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    let Some((_, time)) = pairs.find(|(key, _)| key == "as_of") else { return Ok(None) };
+    let parsed = DateTime::parse_from_rfc3339(&time);
+    parsed.map(|time| Some(time.to_utc())).map_err(|_| SqlError::Invalid(format!("as_of: {time:?} is no time such as 2026-01-31T12:00:00Z")))
 }
 
 /// A statement's body, inflated; nothing when it is too large.
@@ -445,5 +455,154 @@ impl Drop for Outcome {
         self.running.dec();
         self.queries.get_or_create(&ByResult { result: self.result.unwrap_or("cancelled") }).inc();
         self.seconds.observe(self.began.elapsed().as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::ipc::writer::StreamWriter;
+    use axum::http::Request as HttpRequest;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::config::HandlerConfig;
+    use crate::store::conformance::{charges, row};
+
+    async fn handler() -> (tempfile::TempDir, Router) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let config = HandlerConfig { data_dir: dir.path().to_owned(), ..HandlerConfig::default() };
+        let handler = Handler::open(config).await.expect("a handler");
+        (dir, handler.router())
+    }
+
+    async fn ask(router: &Router, request: HttpRequest<Body>) -> (u16, HeaderMap, String) {
+        let response = router.clone().oneshot(request).await.expect("an answer");
+        let (parts, body) = response.into_parts();
+        let body = axum::body::to_bytes(body, 16 << 20).await.expect("a whole body");
+        (parts.status.as_u16(), parts.headers, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    fn request(method: &str, uri: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> HttpRequest<Body> {
+        let builder = HttpRequest::builder().method(method).uri(uri);
+        let builder = headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value));
+        builder.body(body.into()).expect("a request")
+    }
+
+    async fn stmt(router: &Router, stmt: &str) -> (u16, String) {
+        let body = json!({"stmt": stmt}).to_string();
+        let (status, _, body) = ask(router, request("POST", "/_sql", &[], body)).await;
+        (status, body)
+    }
+
+    #[tokio::test]
+    async fn statements_are_answered_as_cratedb_answers_them() {
+        let (_dir, router) = handler().await;
+        let select = r#"{"stmt": "select 1 as a"}"#;
+        let gzip = gzip_of(select.as_bytes());
+        for (method, uri, headers, body, status, expected) in [
+            ("POST", "/_sql", vec![], select.as_bytes().to_vec(), 200, r#"{"cols":["a"],"rows":[[1]],"rowcount":1,"duration":"#),
+            ("PUT", "/_sql?types", vec![], select.as_bytes().to_vec(), 200, r#"{"cols":["a"],"col_types":[10],"rows":[[1]]"#),
+            ("POST", "/_sql", vec![("content-encoding", "gzip")], gzip, 200, r#"{"cols":["a"],"rows":[[1]]"#),
+            ("POST", "/_sql", vec![("content-encoding", "br")], vec![1], 400, "Content-Encoding"),
+            ("POST", "/_sql", vec![("default-schema", "sys")], br#"{"stmt": "select name from cluster"}"#.to_vec(), 200, "costream"),
+            ("GET", "/_sql", vec![], vec![], 400, r#"{"error":{"code":4000,"message":"SQLParseException[Missing request body]"}}"#),
+            ("POST", "/_sql", vec![], b"{".to_vec(), 400, "4000"),
+            ("POST", "/_sql?error_trace=true", vec![], br#"{"stmt": "nope"}"#.to_vec(), 400, "error_trace"),
+            ("POST", "/_sql", vec![("content-length", "999999999")], vec![], 413, ""),
+            ("POST", "/_sql", vec![], vec![b' '; MAX_SQL_BODY_BYTES + 1], 413, ""),
+        ] {
+            let (got, _, text) = ask(&router, request(method, uri, &headers, body)).await;
+            assert_eq!(got, status, "{method} {uri} {headers:?}: {text}");
+            assert!(text.contains(expected), "{method} {uri}: {text}");
+        }
+        assert_eq!(stmt(&router, "select * from nope").await.0, 404);
+        assert_eq!(stmt(&router, "drop table costs").await.0, 403);
+    }
+
+    /// A gzip member of one stored block.
+    fn gzip_of(bytes: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(bytes.len()).expect("a short text");
+        let mut crc = u32::MAX;
+        for byte in bytes {
+            crc ^= u32::from(*byte);
+            for _ in 0..8 {
+                crc = if crc & 1 == 1 { (crc >> 1) ^ 0xEDB8_8320 } else { crc >> 1 };
+            }
+        }
+        let mut out = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255, 1];
+        out.extend(length.to_le_bytes());
+        out.extend((!length).to_le_bytes());
+        out.extend(bytes);
+        out.extend((!crc).to_le_bytes());
+        out.extend(u32::from(length).to_le_bytes());
+        out
+    }
+
+    #[tokio::test]
+    async fn it_greets_clients_and_browsers() {
+        let (_dir, router) = handler().await;
+        let (status, _, body) = ask(&router, request("GET", "/", &[], "")).await;
+        let greeting: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!((status, &greeting["ok"], &greeting["status"]), (200, &json!(true), &json!(200)));
+        assert_eq!((&greeting["version"]["number"], &greeting["cluster_name"]), (&json!("6.4.3"), &json!("costream")));
+        let (_, headers, body) = ask(&router, request("GET", "/", &[("accept", "text/html,*/*")], "")).await;
+        assert!(headers[header::CONTENT_TYPE].to_str().expect("text").starts_with("text/html") && body.contains("/metrics"));
+        for (path, status) in [("/-/healthy", 200), ("/-/ready", 200), ("/nope", 404), ("/compute/x", 404)] {
+            assert_eq!(ask(&router, request("GET", path, &[], "")).await.0, status, "{path}");
+        }
+        stmt(&router, "select 1").await;
+        let (_, _, text) = ask(&router, request("GET", "/metrics", &[], "")).await;
+        assert!(text.contains("costream_queries_total{result=\"ok\"} 1") && text.ends_with("# EOF\n"), "{text}");
+    }
+
+    fn stream_of(services: &[&str]) -> Vec<u8> {
+        let rows: Vec<_> = services.iter().map(|service| row("2026-11-01T00:00:00Z", "1.5", service)).collect();
+        let batch = charges(&rows);
+        let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).expect("a writer");
+        writer.write(&batch).expect("written");
+        writer.into_inner().expect("ended")
+    }
+
+    fn upload_uri(snapshot: &str) -> String {
+        format!("/upload?table=costs&source=aws&scope=a.csv&snapshot={snapshot}")
+    }
+
+    #[tokio::test]
+    async fn an_upload_is_stored_once_and_can_be_asked_for() {
+        let (_dir, router) = handler().await;
+        let arrow = [("content-type", ARROW_STREAM)];
+        let committed = "/upload/committed?table=costs&source=aws&scope=a.csv";
+        assert_eq!(ask(&router, request("GET", committed, &[], "")).await.2, r#"{"snapshot":null}"#);
+        let uri = upload_uri("20261122T130501123Z");
+        let (status, _, body) = ask(&router, request("POST", &uri, &arrow, stream_of(&["a", "b"]))).await;
+        assert_eq!((status, body.as_str()), (200, r#"{"received":2,"stored":2,"rejected":0,"already":false}"#));
+        let (status, _, body) = ask(&router, request("POST", &uri, &arrow, stream_of(&["a", "b"]))).await;
+        assert_eq!((status, body.as_str()), (200, r#"{"received":0,"stored":0,"rejected":0,"already":true}"#));
+        assert_eq!(ask(&router, request("GET", committed, &[], "")).await.2, r#"{"snapshot":"20261122T130501123Z"}"#);
+        let (_, body) = stmt(&router, "select sum(billedcost), count(*) from costs").await;
+        assert!(body.contains("[[3.000000000000000000,2]]"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_delivery_is_refused_and_changes_nothing() {
+        let (_dir, router) = handler().await;
+        let good = upload_uri("20261122T130501123Z");
+        let cut = stream_of(&["a"]).split_last().map(|(_, rest)| rest.to_vec()).expect("bytes");
+        for (uri, media_type, body, status, expected) in [
+            (good.as_str(), ARROW_STREAM, cut, 400, "no end mark"),
+            (&good, ARROW_STREAM, vec![], 400, "no end mark"),
+            (&good, ARROW_STREAM, b"nonsense, and more of it".to_vec(), 400, "Arrow IPC"),
+            (&good, "text/csv", vec![], 415, "text/csv"),
+            (&good, "application/json", b"[]".to_vec(), 501, "JSON"),
+            ("/upload?source=a&scope=b", ARROW_STREAM, vec![], 400, "Table name not specified"),
+            ("/upload?table=a/b&source=a&scope=b&snapshot=c", ARROW_STREAM, vec![], 400, "table"),
+            ("/upload?table=t&source=a&scope=b&snapshot=c", ARROW_STREAM, vec![], 400, "snapshot"),
+            ("/upload?table=t&source=a", ARROW_STREAM, vec![], 400, "scope"),
+        ] {
+            let (got, _, text) = ask(&router, request("POST", uri, &[("content-type", media_type)], body)).await;
+            assert_eq!(got, status, "{uri} {media_type}: {text}");
+            assert!(text.contains(expected), "{uri} {media_type}: {text}");
+        }
+        assert_eq!(stmt(&router, "select * from costs").await.0, 404, "no table was made");
     }
 }

@@ -167,7 +167,8 @@ impl Pursuit {
             TargetKind::Costream => self.snapshots(&mut memory, &mut tries, &mut report).await,
             TargetKind::Prometheus => self.series(&mut memory, &mut tries, &mut report).await,
         }
-        report.up = report.errors().all(|error| error.scrape().is_none());
+        let up = report.errors().all(|error| error.scrape().is_none());
+        report.up = up;
         report.duration = started.elapsed();
         self.say(&report);
         self.measure(&mut memory, &report, telemetry);

@@ -14,7 +14,7 @@ use costream_common::stream::ipc::{self, BodyError};
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use reqwest::StatusCode;
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde::Deserialize;
 use tokio_util::io::{ReaderStream, StreamReader};
 use url::Url;

@@ -15,7 +15,7 @@ use arrow::array::builder::{
     BinaryBuilder, Decimal128Builder, Int64Builder, MapBuilder, MapFieldNames, StringBuilder,
     TimestampMicrosecondBuilder,
 };
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use costream_common::money::{Amount, AmountError};
@@ -324,7 +324,13 @@ impl Builder {
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
         Ok(match self {
-            Self::Text(array) => Arc::new(StringArray::try_from_binary(array.finish())?),
+            Self::Text(array) => {
+                let n_bytes = array.values_slice().len();
+                let finished = array.finish();
+                // The next batch will be about as large.
+                *array = BinaryBuilder::with_capacity(finished.len(), n_bytes);
+                Arc::new(StringArray::try_from_binary(finished)?)
+            }
             Self::Decimal { array, .. } => Arc::new(array.finish()),
             Self::Timestamp { array, .. } => Arc::new(array.finish()),
             Self::Tags { array, .. } => Arc::new(array.finish()),

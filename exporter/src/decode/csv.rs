@@ -65,6 +65,16 @@ pub(crate) struct Row<'a> {
 }
 
 impl Chunk {
+    /// An empty chunk with room for what a full one holds, going by `last`.
+    fn after(last: &Self) -> Self {
+        let most = usize::try_from(CHUNK_BYTES).unwrap_or(usize::MAX);
+        Self {
+            bytes: Vec::with_capacity((last.bytes.len() * 9 / 8).min(most)),
+            bounds: Vec::with_capacity((last.bounds.len() * 9 / 8).min(most)),
+            records: Vec::with_capacity((last.records.len() * 9 / 8).min(most)),
+        }
+    }
+
     fn push(&mut self, record: &ByteRecord, max_fields: usize) {
         self.records.push(Record { bounds_at: self.bounds.len(), n_fields: record.len() });
         let start = self.bytes.len();
@@ -187,8 +197,12 @@ impl Records {
                 Err(error) => Some(Err(error)),
             };
             chunk_at = self.csv.position().byte();
-            if chunk.len() > 0 && chunks.send(Ok(Message::Chunk(std::mem::take(&mut chunk)))).await.is_err() {
-                return;
+            if chunk.len() > 0 {
+                let next = Chunk::after(&chunk);
+                let full = std::mem::replace(&mut chunk, next);
+                if chunks.send(Ok(Message::Chunk(full))).await.is_err() {
+                    return;
+                }
             }
             if let Some(last_word) = last_word {
                 // Nobody listens: nobody wants to know.

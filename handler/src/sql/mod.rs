@@ -16,6 +16,8 @@ mod functions;
 pub mod gateway;
 mod parse;
 mod rewrite;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

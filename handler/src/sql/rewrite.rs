@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, DataType, ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
+    AccessExpr, BinaryOperator, DataType, ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
     Ident, ObjectName, ObjectNamePart, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableVersion,
     TimezoneInfo, Value, ValueWithSpan, VisitMut, VisitorMut,
 };
@@ -108,6 +108,13 @@ fn name_of(expr: &Expr) -> String {
                 Expr::CompoundIdentifier(parts) => {
                     if let Some(last) = parts.last() {
                         *expr = Expr::Identifier(Ident::new(folded(last)));
+                    }
+                }
+                // `c.tags['org']`: what stands before a point names the table.
+                Expr::CompoundFieldAccess { root, access_chain } => {
+                    let named = access_chain.iter().take_while(|access| matches!(access, AccessExpr::Dot(Expr::Identifier(_)))).count();
+                    if let Some(AccessExpr::Dot(last)) = access_chain.drain(..named).next_back() {
+                        **root = last;
                     }
                 }
                 Expr::Function(function) => {
@@ -304,11 +311,6 @@ fn rename_type(data_type: &mut DataType) {
         _ => return,
     };
     *data_type = renamed;
-}
-
-/// Whether a statement is a query, rather than an explanation of one.
-pub(super) fn is_query(statement: &Statement) -> bool {
-    matches!(statement, Statement::Query(_))
 }
 
 #[cfg(test)]

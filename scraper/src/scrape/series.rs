@@ -330,3 +330,60 @@ fn series(source: &str, metric: &str, labels: &[(&str, &str)]) -> String {
     }
     digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray as _;
+    use arrow::datatypes::{Float64Type, TimestampMicrosecondType};
+
+    use super::*;
+
+    async fn scrape(body: &str, limits: &SeriesLimits) -> Result<Vec<RecordBatch>, SeriesError> {
+        let chunks: Vec<_> = body.as_bytes().chunks(7).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
+        let spooled = Spooled::receive(Format::Text004, futures::stream::iter(chunks).boxed(), limits).await?;
+        let mut reader = spooled.batches("node".to_owned(), DateTime::from_timestamp_millis(42).expect("a time")).await?;
+        let mut batches = Vec::new();
+        while let Some(batch) = reader.next().await? {
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
+
+    #[tokio::test]
+    async fn samples_become_rows() {
+        let body = "# TYPE up gauge\nup 1\nup{b=\"2\",a=\"x\\\"y\"} +Inf 1500\nup{a=\"x\\\"y\",empty=\"\",b=\"2\"} NaN 1500\nload 0.25";
+        let batches = scrape(body, &SeriesLimits::default()).await.expect("a good scrape");
+        let [batch] = batches.as_slice() else { panic!("one batch, not {}", batches.len()) };
+        assert_eq!(batch.schema(), SeriesReader::schema());
+        let text = |column: &str, row| batch[column].as_string::<i32>().value(row).to_owned();
+        assert_eq!((0..4).map(|row| text("metric", row)).collect::<Vec<_>>(), ["up", "up", "up", "load"]);
+        let times = batch[TIMESTAMP].as_primitive::<TimestampMicrosecondType>();
+        assert_eq!(times.values().to_vec(), [42_000, 1_500_000, 1_500_000, 42_000]);
+        let values = batch["value"].as_primitive::<Float64Type>();
+        assert!(values.value(0) == 1.0 && values.value(1) == f64::INFINITY && values.value(2).is_nan() && values.value(3) == 0.25);
+        let labels = batch["labels"].as_map().value(1);
+        assert_eq!(labels.column(1).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["x\"y", "2"]);
+        assert_eq!(text(SERIES, 1), text(SERIES, 2), "the order of labels and an empty one make no other series");
+        assert_ne!(text(SERIES, 0), text(SERIES, 1));
+        assert_ne!(text(SERIES, 0), text(SERIES, 3));
+    }
+
+    #[tokio::test]
+    async fn a_scrape_beyond_a_limit_brings_nothing() {
+        let body = "up{a=\"123\"} 1\nup{a=\"12345\",bc=\"1\"} 1\n";
+        let exact = SeriesLimits { samples: 2, labels: 3, label_name_bytes: 8, label_value_bytes: 5, body_bytes: body.len() as u64 };
+        assert_eq!(scrape(body, &exact).await.expect("within its limits")[0].num_rows(), 2);
+        for (limits, name) in [
+            (SeriesLimits { samples: 1, ..exact }, "sample_limit 1"),
+            (SeriesLimits { labels: 2, ..exact }, "label_limit 2"),
+            (SeriesLimits { label_name_bytes: 1, ..exact }, "label_name_length_limit 1"),
+            (SeriesLimits { label_value_bytes: 4, ..exact }, "label_value_length_limit 4"),
+            (SeriesLimits { body_bytes: exact.body_bytes - 1, ..exact }, "body_size_limit"),
+        ] {
+            let error = scrape(body, &limits).await.expect_err(name);
+            assert!(matches!(error, SeriesError::Limit { .. }) && error.to_string().contains(name), "{error}");
+        }
+        let error = scrape("up{a=\"1\",a=\"2\"} 1\n", &exact).await.expect_err("a label twice");
+        assert_eq!(error.to_string(), "line 1: label a comes twice");
+    }
+}

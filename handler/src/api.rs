@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `POST /_sql` | CrateDB's endpoint; queries, streamed |
 //! | `POST /upload?table=&source=&scope=&snapshot=` | an Arrow IPC stream in the place of a scope |
+//! | `POST /upload?table=&key=` | an Arrow IPC stream whose rows take the place of those with the same key columns (`a,b`) |
 //! | `GET /upload/committed?table=&source=&scope=` | the snapshot a scope has |
 //! | `GET /` | CrateDB's greeting, or a page for a browser |
 //! | `GET /metrics`, `/-/healthy`, `/-/ready` | what the Prometheus family expects |
@@ -35,16 +36,16 @@ use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::io::AsyncReadExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::io::StreamReader;
 
 use crate::Handler;
-use crate::ident::{TableName, TableNameError};
+use crate::ident::{ColumnName, TableName, TableNameError};
 use crate::ingest::{IngestError, Receipt};
 use crate::sql::gateway::{self, Answer};
 use crate::sql::{CRATEDB_VERSION, Options, SqlError};
-use crate::store::Delivery;
+use crate::store::{Delivery, Upsert};
 use crate::upload::{Incoming, Upload, UploadError};
 
 /// The largest body of a statement, as sent and as inflated.
@@ -276,11 +277,17 @@ struct Place {
     source: Option<String>,
     scope: Option<String>,
     snapshot: Option<String>,
+    /// The columns that make a row's identity, of rows that belong to no snapshot.
+    key: Option<String>,
 }
 
 impl Place {
+    fn table(&self) -> Result<TableName, Unstored> {
+        Ok(self.table.as_deref().filter(|table| !table.is_empty()).ok_or(Unstored::NoTable)?.parse()?)
+    }
+
     fn table_and_key(&self) -> Result<(TableName, ScopeKey), Unstored> {
-        let table: TableName = self.table.as_deref().filter(|table| !table.is_empty()).ok_or(Unstored::NoTable)?.parse()?;
+        let table = self.table()?;
         let source = SourceName::new(self.source.as_deref().ok_or(Unstored::Missing("source"))?)?;
         let scope = ScopeName::new(self.scope.as_deref().ok_or(Unstored::Missing("scope"))?)?;
         Ok((table, ScopeKey { source, scope }))
@@ -300,20 +307,33 @@ async fn upload(State(doors): Shared, Query(place): Query<Place>, headers: Heade
 }
 
 async fn stored(doors: &Doors, place: &Place, headers: &HeaderMap, body: Incoming) -> Result<Receipt, Unstored> {
-    let (table, key) = place.table_and_key()?;
+    let table = place.table()?;
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match media_type.split(';').next().unwrap_or_default().trim() {
         ARROW_STREAM => {}
         "application/json" => return Err(Unstored::Json),
         other => return Err(Unstored::MediaType(other.to_owned())),
     }
+    if let Some(key) = &place.key {
+        let key = key.split(',').map(ColumnName::of).collect();
+        let _turn = turn(doors).await?;
+        let upload = Upload::open(body).await?;
+        let upsert = Upsert { table, key, schema: upload.schema.clone(), batches: upload.batches() };
+        return Ok(doors.handler.ingest().upsert(upsert).await?);
+    }
+    let (table, key) = place.table_and_key()?;
     let snapshot: SnapshotId = place.snapshot.as_deref().ok_or(Unstored::Missing("snapshot"))?.parse()?;
-    let turn = tokio::time::timeout(UPLOAD_WAIT, doors.uploads.acquire()).await;
-    let _turn = turn.ok().and_then(Result::ok).ok_or(Unstored::Busy)?;
+    let _turn = turn(doors).await?;
     let upload = Upload::open(body).await?;
     let announced = upload.announced(&key, snapshot)?;
     let delivery = Delivery { table, key, snapshot, schema: upload.schema.clone(), batches: upload.batches() };
     Ok(doors.handler.ingest().deliver(delivery, announced).await?)
+}
+
+/// Waits for one of the [`N_UPLOADS`].
+async fn turn(doors: &Doors) -> Result<SemaphorePermit<'_>, Unstored> {
+    let turn = tokio::time::timeout(UPLOAD_WAIT, doors.uploads.acquire()).await;
+    turn.ok().and_then(Result::ok).ok_or(Unstored::Busy)
 }
 
 async fn committed(State(doors): Shared, Query(place): Query<Place>) -> Result<Response, Unstored> {

@@ -126,3 +126,8 @@ fn metrics(shared: &Shared, headers: &HeaderMap) -> Response {
         None => StatusCode::NOT_ACCEPTABLE.into_response(),
     }
 }
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

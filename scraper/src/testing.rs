@@ -79,6 +79,19 @@ pub(crate) fn batch(charges: &[Charge], first_row: i64) -> RecordBatch {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).expect("a batch")
 }
 
+/// Quarantined rows, as the spool has them.
+pub(crate) fn rejects(rows: i64) -> RecordBatch {
+    let text = |name: &str, nullable| Field::new(name, arrow::datatypes::DataType::Utf8, nullable);
+    let number = |name: &str| Field::new(name, arrow::datatypes::DataType::Int64, false);
+    let fields =
+        vec![text("source", false), text("file", false), number("row"), text("column", true), text("reason", false), text("text", false), row_field()];
+    let texts = |text: &str| -> ArrayRef { Arc::new(StringArray::from_iter_values((0..rows).map(|_| text))) };
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(1..=rows));
+    let columns =
+        vec![texts("reports/*.csv"), texts("a.csv"), numbers.clone(), texts("BilledCost"), texts("not_a_number"), texts(NASTY), numbers];
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("a batch")
+}
+
 pub(crate) fn key(scope: &str) -> ScopeKey {
     ScopeKey { source: SourceName::new("reports/*.csv").expect("a name"), scope: ScopeName::new(scope).expect("a name") }
 }
@@ -244,7 +257,7 @@ impl FakeExporter {
         let router = Router::new()
             .route("/snapshots", get(snapshots))
             .route("/records", get(records))
-            .route("/rejects", get(rejects))
+            .route("/rejects", get(serve_rejects))
             .with_state(self.clone());
         serve(router).await
     }
@@ -268,7 +281,7 @@ fn held(exporter: &FakeExporter, path: &str, query: &HashMap<String, String>) ->
     held.iter().find(of).cloned()
 }
 
-async fn rejects(State(exporter): State<Arc<FakeExporter>>, Query(query): Query<HashMap<String, String>>) -> Response {
+async fn serve_rejects(State(exporter): State<Arc<FakeExporter>>, Query(query): Query<HashMap<String, String>>) -> Response {
     let Some(held) = held(&exporter, "/rejects", &query) else { return StatusCode::NOT_FOUND.into_response() };
     ([("content-type", ipc::CONTENT_TYPE)], arrow_body(&held.snapshot, &held.rejects)).into_response()
 }

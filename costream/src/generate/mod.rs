@@ -13,6 +13,7 @@ mod report;
 mod world;
 
 use std::ffi::OsString;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use async_compression::tokio::write::{GzipEncoder, ZstdEncoder};
@@ -43,7 +44,8 @@ pub(crate) async fn generate(rows: u64, seed: u64, profile: ProfileName, out: &P
     let report = Report::new(rows, seed, profile);
     let failed = |source| GenerateError::Write { path: out.to_owned(), source };
     if out.as_os_str() == "-" {
-        return write(report, tokio::io::stdout()).await.map_err(failed);
+        let stdout = std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
+        return write(report, File::from_std(stdout.into())).await.map_err(failed);
     }
     // A pipe or a device is written as it stands.
     if tokio::fs::metadata(out).await.is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {

@@ -371,12 +371,19 @@ async fn a_text_that_holds_the_end_mark_is_read_on() {
 
 #[tokio::test]
 async fn after_an_error_there_is_no_end() {
-    let cut = gzip(ODD.as_bytes()).await;
-    let cut = cut[..cut.len() - 4].to_vec();
-    let mut report =
-        Report::open(std::io::Cursor::new(cut), DecodeOptions::new("costs.csv.gz")).await.expect("its first rows");
-    let error = report.next().await.expect_err("a cut body");
-    assert!(matches!(error, DecodeError::Truncated { row: 6, .. }), "{error}");
+    let text = "BilledCost,Tags\n".to_owned() + &"1,a=1\n".repeat(100_000);
+    let mut cut = gzip(text.as_bytes()).await;
+    cut.truncate(cut.len() - 4);
+    let options = DecodeOptions::new("costs.csv.gz");
+    let mut report = Report::open(std::io::Cursor::new(cut), options).await.expect("its first rows");
+    let error = loop {
+        match report.next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("a cut body has no end"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, DecodeError::Truncated { row: 100_000, .. }), "{error}");
     assert!(error.is_retryable());
     assert!(matches!(report.next().await, Err(DecodeError::Stopped { .. })));
 }
@@ -484,7 +491,7 @@ async fn every_row_of_the_foundations_sample_is_taken_and_its_sums_are_exact() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/focus_sample.csv");
     let Ok(bytes) = std::fs::read(&path) else {
         println!("skipped: the foundation's sample is not there ({})", path.display());
-        assert!(std::env::var("COSTREAM_TEST_REQUIRE").is_err(), "the sample is required");
+        assert_ne!(std::env::var("COSTREAM_TEST_REQUIRE").as_deref(), Ok("all"), "the sample is required");
         return;
     };
     // The oracle: another CSV reader, another decimal.

@@ -139,16 +139,17 @@ pub(super) async fn fetch(path: &str, known: Option<&Stamp>) -> Result<Fetched, 
     Ok(Receipt::of(file, path, Mark::File(stamp)))
 }
 
-/// A file's size, times and inode, and when they were looked at. Times are nanoseconds since the epoch.
+/// A file's size, times and inode, and when they were looked at. Times are nanoseconds since the epoch,
+/// in 64 bits (the year 2262): a flattened manifest cannot be read back with more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     size: u64,
-    modified: i128,
+    modified: i64,
     /// When its inode changed, which no program can set. Nought where there is no such time.
-    changed: i128,
+    changed: i64,
     device: u64,
     inode: u64,
-    read_at: i128,
+    read_at: i64,
 }
 
 impl Stamp {
@@ -164,8 +165,8 @@ impl Stamp {
 
     /// Whether a file that bears `now` is certainly the one that was read with this stamp.
     fn vouches_for(&self, now: &Self) -> bool {
-        let step = i128::try_from(CLOCK_STEP.as_nanos()).unwrap_or(i128::MAX);
-        self.same_file(now) && self.modified.max(self.changed) < self.read_at - step
+        let step = i64::try_from(CLOCK_STEP.as_nanos()).unwrap_or(i64::MAX);
+        self.same_file(now) && self.modified.max(self.changed) < self.read_at.saturating_sub(step)
     }
 
     /// Holds a file that has been read against what it was when it was opened.
@@ -177,18 +178,19 @@ impl Stamp {
 }
 
 #[cfg(unix)]
-fn inode(metadata: &Metadata) -> (i128, u64, u64) {
+fn inode(metadata: &Metadata) -> (i64, u64, u64) {
     use std::os::unix::fs::MetadataExt as _;
-    (i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec()), metadata.dev(), metadata.ino())
+    let changed = metadata.ctime().saturating_mul(1_000_000_000).saturating_add(metadata.ctime_nsec());
+    (changed, metadata.dev(), metadata.ino())
 }
 
 #[cfg(not(unix))]
-fn inode(_: &Metadata) -> (i128, u64, u64) {
+fn inode(_: &Metadata) -> (i64, u64, u64) {
     (0, 0, 0)
 }
 
-fn nanos(time: SystemTime) -> i128 {
-    let nanos = |duration: Duration| i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX);
+fn nanos(time: SystemTime) -> i64 {
+    let nanos = |duration: Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
     time.duration_since(UNIX_EPOCH).map_or_else(|before| -nanos(before.duration()), nanos)
 }
 

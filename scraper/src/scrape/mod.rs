@@ -100,7 +100,9 @@ impl ScrapeError {
             Self::Target(error) => error.is_retryable(),
             Self::Arrow { source, .. } => matches!(source, IpcError::Body(_) | IpcError::Cut),
             // A snapshot may have been superseded, which the next list of them says.
-            Self::Text { source, .. } => matches!(source, TextError::Body(_) | TextError::Cut | TextError::Elsewhere { .. }),
+            Self::Text { source, .. } => {
+                matches!(source, TextError::Body(_) | TextError::Cut | TextError::Elsewhere { .. } | TextError::Totals(_))
+            }
             Self::Series { source, .. } => matches!(source, SeriesError::Body(_)),
             Self::Announcement { .. } | Self::Totals { .. } | Self::TimedOut { .. } => true,
             Self::Uncountable { .. } | Self::Shutdown => false,
@@ -116,11 +118,11 @@ impl ScrapeError {
             Self::Target(_) => "malformed",
             Self::Arrow { source: IpcError::Body(_) | IpcError::Cut, .. } => "cut",
             Self::Text { source: TextError::Body(_) | TextError::Cut, .. } => "cut",
+            Self::Text { source: TextError::Totals(_), .. } | Self::Totals { .. } => "totals",
+            Self::Text { source: TextError::Elsewhere { .. }, .. } | Self::Announcement { .. } => "superseded",
             Self::Series { source: SeriesError::Body(_), .. } => "cut",
             Self::Series { source: SeriesError::Limit { .. }, .. } => "limit",
             Self::Arrow { .. } | Self::Text { .. } | Self::Series { .. } | Self::Uncountable { .. } => "malformed",
-            Self::Announcement { .. } => "superseded",
-            Self::Totals { .. } => "totals",
             Self::TimedOut { .. } => "timeout",
             Self::Shutdown => "shutdown",
         }

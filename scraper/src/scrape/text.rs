@@ -173,7 +173,8 @@ impl TextReader {
                 Some(chunk) => self.chunk = chunk,
                 None => {
                     self.ended = true;
-                    while let Some(entry) = self.decoder.finish()? {
+                    // What the last line was to say is of no use: the end mark ends with its line.
+                    while let Some(entry) = self.decoder.finish().map_err(|_| TextError::Cut)? {
                         if let Entry::Sample(sample) = entry {
                             self.records.take(sample)?;
                         }

@@ -2,8 +2,8 @@
 //! actions that make them part of it. Nothing is visible until those are committed; files
 //! that are not committed are deleted when the writer is dropped.
 //!
-//! Peak memory: [`MAX_ENCODED_BYTES`] of encoded rows, [`MAX_OPEN_FILES`] upload buffers of
-//! [`UPLOAD_BUFFER_BYTES`], and one batch.
+//! Peak memory: [`MAX_ENCODED_BYTES`] of encoded rows, for each of [`MAX_OPEN_FILES`] at most two
+//! upload buffers of [`UPLOAD_BUFFER_BYTES`], and one batch.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 use chrono::{DateTime, SecondsFormat, Utc};
 use bytes::Bytes;
-use deltalake::kernel::{Add, LogicalFileView};
+use deltalake::kernel::Add;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use object_store::buffered::BufWriter;
@@ -32,11 +32,12 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::WriterProperties;
 
 use super::stats;
+use super::table::DataFile;
 
 /// Files written at the same time: one for each of the partitions last written to.
 const MAX_OPEN_FILES: usize = 8;
 /// Encoded rows kept in memory, over all open files; beyond it the largest row group is written.
-const MAX_ENCODED_BYTES: usize = 64 << 20;
+const MAX_ENCODED_BYTES: usize = 32 << 20;
 /// Rows of one row group.
 const MAX_ROW_GROUP_ROWS: usize = 128 << 10;
 /// Rows of a batch that is read to be written again.
@@ -217,7 +218,7 @@ impl PartitionWriter {
         let path = Path::from_iter([self.folder.as_str(), &format!("{}.parquet", uuid::Uuid::new_v4().simple())]);
         let fields = self.schema.fields().iter().filter(|field| !self.partition_columns.contains(field.name()));
         let schema = Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>()));
-        let upload = BufWriter::with_capacity(self.store.clone(), path.clone(), UPLOAD_BUFFER_BYTES);
+        let upload = BufWriter::with_capacity(self.store.clone(), path.clone(), UPLOAD_BUFFER_BYTES).with_max_concurrency(1);
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_max_row_group_row_count(Some(MAX_ROW_GROUP_ROWS))
@@ -313,13 +314,13 @@ fn partition_value(column: &ArrayRef, row: usize, name: &str) -> Result<Option<S
 /// The rows of a table's file, some or all of its columns, a batch at a time.
 pub(super) async fn read(
     store: &Arc<dyn ObjectStore>,
-    file: &LogicalFileView,
+    file: &DataFile,
     columns: Option<&[String]>,
 ) -> Result<ParquetRecordBatchStream<FileReader>, FileError> {
-    if file.deletion_vector_descriptor().is_some() {
+    if file.deletion_vector.is_some() {
         return Err(FileError::DeletionVector);
     }
-    let size = u64::try_from(file.size()).unwrap_or_default();
+    let size = u64::try_from(file.size).unwrap_or_default();
     let reader = FileReader { store: store.clone(), path: file.object_store_path(), size };
     let mut builder = ParquetRecordBatchStreamBuilder::new(reader).await?;
     if let Some(columns) = columns {

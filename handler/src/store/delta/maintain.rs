@@ -13,13 +13,13 @@ use std::time::{Duration, SystemTime};
 use arrow::datatypes::Schema;
 use chrono::Utc;
 use costream_common::record::{X_SCOPE, X_SOURCE};
-use deltalake::kernel::{Action, LogicalFileView, MetadataExt as _};
+use deltalake::kernel::{Action, MetadataExt as _};
 use deltalake::operations::vacuum::VacuumMode;
 use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::files::{self, PartitionWriter};
-use super::table::{Outcome, Table};
+use super::table::{DataFile, Outcome, Table};
 use super::{MAX_TRIES, Shared, folder_of, wait};
 use crate::store::StoreError;
 
@@ -62,8 +62,8 @@ impl Shared {
     /// Another retention has been configured: the table shall say so to others.
     async fn apply_settings(&self, table: &Table) -> Result<(), StoreError> {
         let _turn = table.commit.lock().await;
-        let Some(state) = table.latest().await? else { return Ok(()) };
-        let mut metadata = state.snapshot().map_err(|e| table.failed("open", e))?.metadata().clone();
+        let Some(state) = table.state().await? else { return Ok(()) };
+        let mut metadata = state.metadata.clone();
         let mut changed = false;
         for (key, value) in self.options.settings() {
             if metadata.configuration().get(&key) != Some(&value) {
@@ -79,22 +79,22 @@ impl Shared {
     }
 
     async fn merge_small_files(&self, table: &Table, shutdown: &CancellationToken) -> Result<(), StoreError> {
-        let Some(state) = table.latest().await? else { return Ok(()) };
-        let snapshot = state.snapshot().map_err(|e| table.failed("open", e))?;
-        let mut partitions: BTreeMap<Vec<(String, Option<String>)>, Vec<LogicalFileView>> = BTreeMap::new();
-        for file in snapshot.log_data().iter() {
-            let small = usize::try_from(file.size()).is_ok_and(|size| size < self.options.target_file_bytes / SMALL_PART);
-            if small && file.deletion_vector_descriptor().is_none() {
-                let mut values: Vec<_> = file.partition_values_map().into_iter().collect();
+        let Some(state) = table.state().await? else { return Ok(()) };
+        let mut partitions: BTreeMap<Vec<(String, Option<String>)>, Vec<Arc<DataFile>>> = BTreeMap::new();
+        for file in state.files.values() {
+            let small = usize::try_from(file.size).is_ok_and(|size| size < self.options.target_file_bytes / SMALL_PART);
+            if small && file.deletion_vector.is_none() {
+                let mut values: Vec<_> = file.partition.clone().into_iter().collect();
                 values.sort_unstable();
-                partitions.entry(values).or_default().push(file);
+                partitions.entry(values).or_default().push(file.clone());
             }
         }
+        drop(state);
         for (values, small) in partitions {
             let mut run = Vec::new();
             let mut bytes = 0;
             for file in small {
-                bytes += usize::try_from(file.size()).unwrap_or_default();
+                bytes += usize::try_from(file.size).unwrap_or_default();
                 run.push(file);
                 if bytes >= self.options.target_file_bytes {
                     self.merge(table, &values, &std::mem::take(&mut run)).await?;
@@ -112,11 +112,11 @@ impl Shared {
     }
 
     /// Puts the rows of some files of one partition into one.
-    async fn merge(&self, table: &Table, values: &[(String, Option<String>)], small: &[LogicalFileView]) -> Result<(), StoreError> {
-        let Some(state) = table.latest().await? else { return Ok(()) };
-        let snapshot = state.snapshot().map_err(|e| table.failed("open", e))?;
-        let partition_columns = snapshot.metadata().partition_columns().to_vec();
-        let columns = table.arrow_schema(&snapshot.schema())?;
+    async fn merge(&self, table: &Table, values: &[(String, Option<String>)], small: &[Arc<DataFile>]) -> Result<(), StoreError> {
+        let Some(state) = table.state().await? else { return Ok(()) };
+        let partition_columns = state.metadata.partition_columns().to_vec();
+        let columns = table.arrow_schema(&state.schema)?;
+        drop(state);
         let data: Vec<_> = columns.fields().iter().filter(|field| !partition_columns.contains(field.name())).cloned().collect();
         let data = Arc::new(Schema::new(data));
         let value = |name: &str| values.iter().find(|(column, _)| column == name).and_then(|(_, value)| value.as_deref()).unwrap_or_default();
@@ -137,15 +137,13 @@ impl Shared {
 
         let _turn = table.commit.lock().await;
         for attempt in 1..=MAX_TRIES {
-            let Some(state) = table.latest().await? else { return Ok(()) };
-            let snapshot = state.snapshot().map_err(|e| table.failed("open", e))?;
-            let present: std::collections::HashSet<_> = snapshot.log_data().iter().map(|file| file.object_store_path()).collect();
-            if !small.iter().all(|file| present.contains(&file.object_store_path())) {
+            let Some(state) = table.state().await? else { return Ok(()) };
+            if !small.iter().all(|file| state.files.contains_key(file.path())) {
                 // A newer snapshot has taken their place: nothing to merge.
                 written.discard().await;
                 return Ok(());
             }
-            let mut actions: Vec<Action> = small.iter().map(|file| Action::Remove(file.remove_action(false))).collect();
+            let mut actions: Vec<Action> = small.iter().map(|file| file.remove(false)).collect();
             actions.extend(written.adds().iter().cloned().map(|mut add| {
                 add.data_change = false;
                 Action::Add(add)
@@ -170,10 +168,10 @@ impl Shared {
     /// that was current when the retention began is the oldest to be kept, with the
     /// checkpoint below it.
     async fn shorten_log(&self, table: &Table) -> Result<(), StoreError> {
-        let Some(state) = table.latest().await? else { return Ok(()) };
+        let Some(state) = table.state().await? else { return Ok(()) };
         let Ok(retention) = chrono::Duration::from_std(self.options.retention) else { return Ok(()) };
         let Some(start) = Utc::now().checked_sub_signed(retention) else { return Ok(()) };
-        if let Some(oldest) = table.version_as_of(&state, start).await? {
+        if let Some(oldest) = table.version_as_of(state.version, start).await? {
             let log = table.log().as_ref();
             let removed = deltalake::checkpoints::cleanup_expired_logs_for(oldest, log, start.timestamp_millis(), None).await;
             let removed = removed.map_err(|e| table.failed("shorten the log of", e))?;

@@ -33,7 +33,6 @@ use costream_common::record::{ColumnKind, ScopeKey, SnapshotId, X_ROW, X_SCOPE, 
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::session_state::SessionState;
 use datafusion::prelude::SessionContext;
-use deltalake::DeltaTable;
 use deltalake::kernel::{Action, Transaction};
 use deltalake::logstore::{StorageConfig, logstore_for, object_store_factories};
 use futures::future::BoxFuture;
@@ -50,7 +49,7 @@ use crate::store::{
 
 pub use files::FileError;
 use files::{PartitionWriter, Written};
-use table::{Layout, Outcome, Table};
+use table::{Layout, Outcome, State, Table};
 
 /// Tries at a commit before the others are given the field: each is lost to somebody's success.
 const MAX_TRIES: u32 = 50;
@@ -177,7 +176,7 @@ impl StoreWrite for DeltaStore {
     fn committed<'a>(&'a self, table: &'a TableName, key: &'a ScopeKey) -> BoxFuture<'a, Result<Option<SnapshotId>, StoreError>> {
         async move {
             let table = self.shared.table(table)?;
-            match table.latest().await? {
+            match table.state().await? {
                 Some(state) => table.snapshot_of(&state, key).await,
                 None => Ok(None),
             }
@@ -244,7 +243,7 @@ impl Shared {
         let Delivery { table: name, key, snapshot, schema, mut batches } = delivery;
         let scope = self.lock_scope(&name, &key).await;
         let table = self.table(&name)?;
-        let state = table.latest().await?;
+        let state = table.state().await?;
         if let Some(state) = &state
             && let Some(current) = table.snapshot_of(state, &key).await?
             && current >= snapshot
@@ -253,8 +252,8 @@ impl Shared {
         }
 
         let stamp = Stamp::new(&table, &schema, snapshot)?;
-        let layout = table.layout(state.as_ref(), &stamp.columns(), &self.options.settings())?;
-        check_by_scope(&table, state.as_ref(), &layout)?;
+        let layout = table.layout(state.as_deref(), &stamp.columns(), &self.options.settings())?;
+        check_by_scope(&table, state.as_deref(), &layout)?;
         let mut writer = self.scope_writer(&table, &key, &stamp, &layout);
         drop(state);
         while let Some(batch) = batches.next().await {
@@ -316,7 +315,7 @@ impl ReplaceCommit {
         let settings = shared.options.settings();
         let done = Committed { rows, already: false, current: snapshot };
         for attempt in 1..=MAX_TRIES {
-            let state = table.latest().await?;
+            let state = table.state().await?;
             if let Some(state) = &state
                 && let Some(current) = table.snapshot_of(state, &key).await?
                 && current >= snapshot
@@ -324,7 +323,7 @@ impl ReplaceCommit {
                 // Our own commit, of which we heard only that it may have failed?
                 if let Some(add) = written.adds().first()
                     && current == snapshot
-                    && table::has_file(state, &add.path).map_err(|e| table.failed("open", e))?
+                    && state.files.contains_key(&add.path)
                 {
                     written.keep();
                     return Ok(done);
@@ -332,8 +331,8 @@ impl ReplaceCommit {
                 written.discard().await;
                 return Ok(Committed { rows: 0, already: true, current });
             }
-            let now = table.layout(state.as_ref(), &columns, &settings)?;
-            check_by_scope(&table, state.as_ref(), &now)?;
+            let now = table.layout(state.as_deref(), &columns, &settings)?;
+            check_by_scope(&table, state.as_deref(), &now)?;
             if now.partition_columns != layout.partition_columns {
                 return Err(table.failed("commit to", "another process has just created it with other partitions"));
             }
@@ -341,10 +340,10 @@ impl ReplaceCommit {
             let last_updated = Some(Utc::now().timestamp_millis());
             actions.push(Action::Txn(Transaction::new_with_last_update(table::application_id(&key), snapshot.version(), last_updated)));
             if let Some(state) = &state {
-                actions.extend(table.files_of(state, &key)?.iter().map(|file| Action::Remove(file.remove_action(true))));
+                actions.extend(state.files_of(&key).map(|file| file.remove(true)));
             }
             actions.extend(written.adds().iter().cloned().map(Action::Add));
-            match table.commit(state.as_ref(), "WRITE", actions).await {
+            match table.commit(state.as_deref(), "WRITE", actions).await {
                 Ok(Outcome::Committed) => {
                     written.keep();
                     return Ok(done);
@@ -370,9 +369,9 @@ async fn wait(attempt: u32) {
 }
 
 /// Refuses to replace rows in a table that is kept by key.
-fn check_by_scope(table: &Table, state: Option<&DeltaTable>, layout: &Layout) -> Result<(), StoreError> {
+fn check_by_scope(table: &Table, state: Option<&State>, layout: &Layout) -> Result<(), StoreError> {
     let partitioned = |column: &str| layout.partition_columns.iter().any(|name| name == column);
-    let stamped = state.and_then(|state| state.snapshot().ok()).is_none_or(|state| state.schema().field(X_SNAPSHOT).is_some());
+    let stamped = state.is_none_or(|state| state.schema.field(X_SNAPSHOT).is_some());
     if stamped && partitioned(X_SOURCE) && partitioned(X_SCOPE) {
         Ok(())
     } else {

@@ -50,7 +50,7 @@ pub(super) fn base_session(options: &DeltaOptions) -> Result<SessionState, DataF
     // A literal such as 0.1 is a decimal: an amount compared or multiplied with it stays exact.
     settings.sql_parser.parse_float_as_decimal = true;
     // What a sort sets aside for merging what it spilled: some of them must fit beside each other.
-    settings.execution.sort_spill_reservation_bytes = (options.query_memory_bytes / 32).min(settings.execution.sort_spill_reservation_bytes);
+    settings.execution.sort_spill_reservation_bytes = (options.query_memory_bytes / 64).min(settings.execution.sort_spill_reservation_bytes);
     // One type for text, whatever it was stored as.
     settings.execution.parquet.schema_force_view_types = false;
     let state = SessionStateBuilder::new()

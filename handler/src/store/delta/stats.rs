@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat};
+use deltalake::kernel::{DataType, StructType};
 use parquet::basic::{LogicalType, TimeUnit};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::statistics::Statistics;
@@ -15,6 +16,9 @@ use serde_json::Value;
 
 /// Longest text worth a bound, in bytes.
 const MAX_TEXT_BYTES: usize = 32;
+
+/// Times in a checkpoint's statistics may have been cut to milliseconds.
+const TIME_SLACK_MICROS: i64 = 1000;
 
 /// The `stats` of an `add` action.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -27,6 +31,20 @@ pub(super) struct FileStats {
     pub(super) max_values: BTreeMap<String, Value>,
     #[serde(default)]
     pub(super) null_count: BTreeMap<String, Value>,
+}
+
+/// The bounds of a file's time columns, in microseconds, from its `stats`. A file without a
+/// bound is one that may hold any time.
+pub(super) fn times(stats: Option<&str>, schema: &StructType) -> BTreeMap<String, (i64, i64)> {
+    let Some(stats) = stats.and_then(|stats| serde_json::from_str::<FileStats>(stats).ok()) else { return BTreeMap::new() };
+    let micros = |value: &Value| Some(DateTime::parse_from_rfc3339(value.as_str()?).ok()?.timestamp_micros());
+    let times = schema.fields().filter(|field| *field.data_type() == DataType::TIMESTAMP);
+    let bounds = times.filter_map(|field| {
+        let (least, most) = (stats.min_values.get(field.name())?, stats.max_values.get(field.name())?);
+        let (least, most) = (micros(least)?, micros(most)?);
+        Some((field.name().clone(), (least.saturating_sub(TIME_SLACK_MICROS), most.saturating_add(TIME_SLACK_MICROS))))
+    });
+    bounds.collect()
 }
 
 /// A bound that can be compared before it is written down.
@@ -71,13 +89,6 @@ pub(super) fn of_file(metadata: &ParquetMetaData) -> String {
         let [name] = column.path().parts() else { continue };
         let groups: Option<Vec<&Statistics>> = metadata.row_groups().iter().map(|group| group.column(at).statistics()).collect();
         let Some(groups) = groups else { continue };
-        let nulls: Option<u64> = groups.iter().map(|group| group.null_count_opt()).sum();
-        if let Some(nulls) = nulls {
-            stats.null_count.insert(name.clone(), nulls.into());
-            if i64::try_from(nulls) == Ok(stats.num_records) {
-                continue;
-            }
-        }
         let kind = column.logical_type_ref();
         for (least, bounds) in [(true, &mut stats.min_values), (false, &mut stats.max_values)] {
             let bound = groups.iter().filter(|group| !all_null(group)).map(|group| Bound::of(group, kind, least));
@@ -86,6 +97,11 @@ pub(super) fn of_file(metadata: &ParquetMetaData) -> String {
             if let Some(bound) = bound {
                 bounds.insert(name.clone(), bound);
             }
+        }
+        let nulls: Option<u64> = groups.iter().map(|group| group.null_count_opt()).sum();
+        let bounded = stats.min_values.contains_key(name) || stats.max_values.contains_key(name);
+        if let Some(nulls) = nulls.filter(|nulls| bounded || i64::try_from(*nulls) == Ok(stats.num_records)) {
+            stats.null_count.insert(name.clone(), nulls.into());
         }
     }
     serde_json::to_string(&stats).unwrap_or_else(|_| format!(r#"{{"numRecords":{}}}"#, stats.num_records))

@@ -1,25 +1,34 @@
-//! One Delta table: its latest state, kept and brought up to date cheaply; its past; and the
-//! commit, which is won or lost as a whole.
+//! One Delta table: its state, kept and brought up to date cheaply; its past; and the commit,
+//! which is won or lost as a whole.
+//!
+//! Writers need little of a table: its columns, its files and their partitions, its scopes'
+//! snapshots. That is kept in a [`State`] of our own, which reads each new commit once.
+//! Queries need the files' statistics as well: theirs is the library's table, which is brought
+//! up to date when somebody asks.
 //!
 //! Commits bear a time that never goes back (the later of the clock and one millisecond after
 //! the commit before), so that "as of" finds one version for every time.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use chrono::{DateTime, Utc};
 use costream_common::record::{ColumnKind, ScopeKey, SnapshotId, X_SCOPE, X_SOURCE};
+use deltalake::DeltaTable;
 use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow as _, TryIntoKernel as _};
 use deltalake::kernel::transaction::TransactionError;
-use deltalake::kernel::{Action, CommitInfo, LogicalFileView, MetadataExt as _, Protocol, StructField, StructType, new_metadata};
+use deltalake::kernel::{
+    Action, Add, CommitInfo, DeletionVectorDescriptor, Metadata, MetadataExt as _, Protocol, Remove, StructField, StructType, new_metadata,
+};
 use deltalake::logstore::{CommitOrBytes, LogStoreRef};
-use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt as _;
 use object_store::ObjectStore;
 use object_store::path::Path;
 
 use super::files::FileError;
+use super::stats;
 use crate::ident::TableName;
 use crate::store::{BatchError, StoreError};
 
@@ -30,10 +39,15 @@ const CHECKPOINT_INTERVAL: u64 = 20;
 /// Versions whose commit times are remembered.
 const MAX_REMEMBERED_TIMES: usize = 10_000;
 
+/// A state older than this is read anew: the commits that follow it may have been cleaned away
+/// unseen.
+const MAX_STATE_AGE: Duration = Duration::from_secs(60 * 60);
+
 /// A table, there or not yet.
 pub(super) struct Table {
     pub(super) name: TableName,
     log: LogStoreRef,
+    state: tokio::sync::Mutex<Option<Kept>>,
     latest: tokio::sync::Mutex<Option<DeltaTable>>,
     /// The version last read as of a time.
     past: tokio::sync::Mutex<Option<DeltaTable>>,
@@ -41,6 +55,37 @@ pub(super) struct Table {
     /// than beat each other to it.
     pub(super) commit: tokio::sync::Mutex<()>,
     times: Mutex<BTreeMap<u64, i64>>,
+}
+
+struct Kept {
+    state: Arc<State>,
+    since: Instant,
+}
+
+/// What writers need to know of a table, as of one version.
+#[derive(Clone)]
+pub(super) struct State {
+    pub(super) version: u64,
+    pub(super) metadata: Metadata,
+    pub(super) schema: Arc<StructType>,
+    /// By path.
+    pub(super) files: HashMap<String, Arc<DataFile>>,
+    /// Scopes' snapshots by application id, as far as they were asked for or committed since
+    /// the state was read.
+    snapshots: Arc<Mutex<HashMap<String, Option<i64>>>>,
+}
+
+/// A file of a table.
+#[derive(Clone, Debug)]
+pub(super) struct DataFile {
+    path: String,
+    pub(super) size: i64,
+    /// Values of the partition columns, as the log spells them.
+    pub(super) partition: HashMap<String, Option<String>>,
+    /// Bounds of the time columns, in microseconds.
+    pub(super) times: BTreeMap<String, (i64, i64)>,
+    /// Rows of it that another program has marked as deleted.
+    pub(super) deletion_vector: Option<DeletionVectorDescriptor>,
 }
 
 /// The columns a delivery calls for, against those the table has.
@@ -64,6 +109,7 @@ impl Table {
         Self {
             name,
             log,
+            state: tokio::sync::Mutex::default(),
             latest: tokio::sync::Mutex::default(),
             past: tokio::sync::Mutex::default(),
             commit: tokio::sync::Mutex::default(),
@@ -97,7 +143,45 @@ impl Table {
         &self.log
     }
 
-    /// The table as it is now, other processes' commits included; nothing when it is not there.
+    /// The table as writers need it, as it is now, other processes' commits included; nothing
+    /// when it is not there.
+    pub(super) async fn state(&self) -> Result<Option<Arc<State>>, StoreError> {
+        let mut kept = self.state.lock().await;
+        if let Some(Kept { mut state, since }) = kept.take().filter(|kept| kept.since.elapsed() < MAX_STATE_AGE) {
+            match self.follow(&mut state).await {
+                Ok(()) => {
+                    *kept = Some(Kept { state: state.clone(), since });
+                    return Ok(Some(state));
+                }
+                // The library reads more than we do.
+                Err(error) => tracing::debug!(table = %self.name, error = costream_common::report::one_line(&error), "reading the table anew"),
+            }
+        }
+        let Some(table) = self.latest().await? else { return Ok(None) };
+        let state = Arc::new(State::of(&table).map_err(|e| self.failed("open", e))?);
+        *kept = Some(Kept { state: state.clone(), since: Instant::now() });
+        Ok(Some(state))
+    }
+
+    /// Reads the commits that were made since.
+    async fn follow(&self, state: &mut Arc<State>) -> Result<(), StoreError> {
+        loop {
+            let version = state.version + 1;
+            let entry = self.log.read_commit_entry(version).await.map_err(|e| self.failed("read the log of", e))?;
+            let Some(entry) = entry else { return Ok(()) };
+            let next = Arc::make_mut(state);
+            for line in entry.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                let action = serde_json::from_slice(line).map_err(|e| self.failed("read the log of", e))?;
+                match action {
+                    Action::Txn(txn) => drop(next.snapshots().insert(txn.app_id, Some(txn.version))),
+                    action => next.apply(action).map_err(|e| self.failed("read the log of", e))?,
+                }
+            }
+            next.version = version;
+        }
+    }
+
+    /// The table as queries need it, as it is now; nothing when it is not there.
     pub(super) async fn latest(&self) -> Result<Option<DeltaTable>, StoreError> {
         let mut latest = self.latest.lock().await;
         if latest.is_none() && !self.log.is_delta_table_location().await.map_err(|e| self.failed("look for", e))? {
@@ -113,7 +197,10 @@ impl Table {
     /// The table as it was; nothing when it is not there.
     pub(super) async fn as_of(&self, time: DateTime<Utc>) -> Result<Option<DeltaTable>, StoreError> {
         let Some(latest) = self.latest().await? else { return Ok(None) };
-        let version = self.version_as_of(&latest, time).await?;
+        let version = match latest.version() {
+            Some(newest) => self.version_as_of(newest, time).await?,
+            None => None,
+        };
         let version = version.ok_or_else(|| StoreError::NoHistory { table: self.name.clone(), as_of: time })?;
         if latest.version() == Some(version) {
             return Ok(Some(latest));
@@ -129,8 +216,7 @@ impl Table {
     }
 
     /// The last version committed at or before `time`, of those that can still be read.
-    pub(super) async fn version_as_of(&self, latest: &DeltaTable, time: DateTime<Utc>) -> Result<Option<u64>, StoreError> {
-        let Some(newest) = latest.version() else { return Ok(None) };
+    pub(super) async fn version_as_of(&self, newest: u64, time: DateTime<Utc>) -> Result<Option<u64>, StoreError> {
         let oldest = self.oldest_version().await?;
         let time = time.timestamp_millis();
         // The first version after `time` lies in low..=high.
@@ -179,8 +265,8 @@ impl Table {
         Ok(time)
     }
 
-    fn remembered_times(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, i64>> {
-        self.times.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn remembered_times(&self) -> MutexGuard<'_, BTreeMap<u64, i64>> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remember_time(&self, version: u64, time: i64) {
@@ -191,17 +277,33 @@ impl Table {
         }
     }
 
-    /// The snapshot that a scope has in `state`.
-    pub(super) async fn snapshot_of(&self, state: &DeltaTable, key: &ScopeKey) -> Result<Option<SnapshotId>, StoreError> {
-        let snapshot = state.snapshot().map_err(|e| self.failed("open", e))?;
-        let version = snapshot.transaction_version(self.log.as_ref(), application_id(key)).await;
-        let version = version.map_err(|e| self.failed("read the log of", e))?;
+    /// The snapshot that a scope has.
+    pub(super) async fn snapshot_of(&self, state: &State, key: &ScopeKey) -> Result<Option<SnapshotId>, StoreError> {
+        let application = application_id(key);
+        let known = state.snapshots().get(&application).copied();
+        let version = match known {
+            Some(version) => version,
+            None => {
+                // The library's table is never older than the version from which the state has
+                // read every commit: what it says of this scope has not changed since.
+                let opened = self.latest.lock().await.clone();
+                let opened = match opened {
+                    Some(opened) => Some(opened),
+                    None => self.latest().await?,
+                };
+                let Some(opened) = opened else { return Ok(None) };
+                let snapshot = opened.snapshot().map_err(|e| self.failed("open", e))?;
+                let version = snapshot.transaction_version(self.log.as_ref(), &application).await;
+                let version = version.map_err(|e| self.failed("read the log of", e))?;
+                *state.snapshots().entry(application).or_insert(version)
+            }
+        };
         Ok(version.and_then(SnapshotId::from_version))
     }
 
     /// What a delivery with these columns needs the table to be. The columns' types are those
     /// of the table's, or the table is new.
-    pub(super) fn layout(&self, state: Option<&DeltaTable>, columns: &[Field], settings: &HashMap<String, String>) -> Result<Layout, StoreError> {
+    pub(super) fn layout(&self, state: Option<&State>, columns: &[Field], settings: &HashMap<String, String>) -> Result<Layout, StoreError> {
         let mut columns = columns.to_vec();
         if state.is_none() && self.name == TableName::costs() && !columns.iter().any(|field| field.name() == PERIOD) {
             columns.insert(0, ColumnKind::Timestamp.field(PERIOD));
@@ -218,8 +320,7 @@ impl Table {
             let protocol: Protocol = serde_json::from_str(r#"{"minReaderVersion":1,"minWriterVersion":2}"#).map_err(|e| self.failed("describe", e))?;
             return Ok(Layout { schema: wanted, partition_columns, change: vec![Action::Protocol(protocol), Action::Metadata(metadata)] });
         };
-        let snapshot = state.snapshot().map_err(|e| self.failed("open", e))?;
-        let present = snapshot.schema();
+        let present = &state.schema;
         let mut new: Vec<StructField> = Vec::new();
         for field in wanted.fields() {
             match present.field(field.name()) {
@@ -230,7 +331,7 @@ impl Table {
                 }
             }
         }
-        let metadata = snapshot.metadata();
+        let metadata = &state.metadata;
         let partition_columns = metadata.partition_columns().to_vec();
         if new.is_empty() {
             return Ok(Layout { schema: present.as_ref().clone(), partition_columns, change: Vec::new() });
@@ -244,8 +345,8 @@ impl Table {
     ///
     /// # Errors
     /// The commit may or may not have been made.
-    pub(super) async fn commit(&self, state: Option<&DeltaTable>, operation: &str, actions: Vec<Action>) -> Result<Outcome, StoreError> {
-        let read = state.and_then(DeltaTable::version);
+    pub(super) async fn commit(&self, state: Option<&State>, operation: &str, actions: Vec<Action>) -> Result<Outcome, StoreError> {
+        let read = state.map(|state| state.version);
         let version = read.map_or(0, |read| read + 1);
         let now = Utc::now().timestamp_millis();
         let time = match read {
@@ -292,17 +393,6 @@ impl Table {
         }
     }
 
-    /// Removes the files of a scope.
-    pub(super) fn files_of(&self, state: &DeltaTable, key: &ScopeKey) -> Result<Vec<LogicalFileView>, StoreError> {
-        let snapshot = state.snapshot().map_err(|e| self.failed("open", e))?;
-        let of_scope = |file: &LogicalFileView| {
-            let values = file.partition_values_map();
-            let is = |column: &str, name: &str| values.get(column).and_then(Option::as_deref) == Some(name);
-            is(X_SOURCE, key.source.as_str()) && is(X_SCOPE, key.scope.as_str())
-        };
-        Ok(snapshot.log_data().iter().filter(of_scope).collect())
-    }
-
     /// The table's columns, in the types that queries see.
     pub(super) fn arrow_schema(&self, schema: &StructType) -> Result<SchemaRef, StoreError> {
         let schema: Schema = schema.try_into_arrow().map_err(|e| self.failed("describe", e))?;
@@ -315,8 +405,82 @@ pub(super) fn application_id(key: &ScopeKey) -> String {
     format!("costream:{}:{}:{}", key.source.as_str().len(), key.source, key.scope)
 }
 
-/// Whether a path is among a state's files.
-pub(super) fn has_file(state: &DeltaTable, path: &str) -> Result<bool, DeltaTableError> {
-    let wanted = Path::from(path);
-    Ok(state.snapshot()?.log_data().iter().any(|file| file.object_store_path() == wanted))
+impl State {
+    fn of(table: &DeltaTable) -> Result<Self, BatchError> {
+        let snapshot = table.snapshot()?;
+        let schema = snapshot.schema();
+        let files = snapshot.log_data().iter().map(|file| {
+            let stats = file.stats();
+            let path = file.path().into_owned();
+            let known = DataFile {
+                times: stats::times(stats.as_deref(), &schema),
+                path: path.clone(),
+                size: file.size(),
+                partition: file.partition_values_map(),
+                deletion_vector: file.deletion_vector_descriptor(),
+            };
+            (path, Arc::new(known))
+        });
+        let (version, metadata, files) = (snapshot.version(), snapshot.metadata().clone(), files.collect());
+        Ok(Self { version, metadata, files, schema, snapshots: Arc::default() })
+    }
+
+    fn snapshots(&self) -> MutexGuard<'_, HashMap<String, Option<i64>>> {
+        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply(&mut self, action: Action) -> Result<(), BatchError> {
+        match action {
+            Action::Metadata(metadata) => {
+                self.schema = Arc::new(metadata.parse_schema()?);
+                self.metadata = metadata;
+            }
+            Action::Add(add) => {
+                let Add { path, size, partition_values, stats, deletion_vector, .. } = add;
+                let times = stats::times(stats.as_deref(), &self.schema);
+                let file = DataFile { path: path.clone(), size, partition: partition_values, times, deletion_vector };
+                self.files.insert(path, Arc::new(file));
+            }
+            Action::Remove(remove) => {
+                // With a deletion vector, a file is removed and added under its path.
+                let removed = self.files.get(&remove.path).is_some_and(|file| file.deletion_vector == remove.deletion_vector);
+                if removed {
+                    self.files.remove(&remove.path);
+                }
+            }
+            Action::Protocol(_) => return Err("the table's protocol has changed".into()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The files of a scope.
+    pub(super) fn files_of(&self, key: &ScopeKey) -> impl Iterator<Item = &Arc<DataFile>> {
+        let is = |file: &DataFile, column: &str, name: &str| file.partition.get(column).and_then(Option::as_deref) == Some(name);
+        self.files.values().filter(move |file| is(file, X_SOURCE, key.source.as_str()) && is(file, X_SCOPE, key.scope.as_str()))
+    }
+}
+
+impl DataFile {
+    pub(super) fn object_store_path(&self) -> Path {
+        Path::parse(&self.path).unwrap_or_else(|_| Path::from(self.path.as_str()))
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// What takes the file out of the table.
+    pub(super) fn remove(&self, data_change: bool) -> Action {
+        Action::Remove(Remove {
+            path: self.path.clone(),
+            data_change,
+            deletion_timestamp: Some(Utc::now().timestamp_millis()),
+            extended_file_metadata: Some(true),
+            partition_values: Some(self.partition.clone()),
+            size: Some(self.size),
+            deletion_vector: self.deletion_vector.clone(),
+            ..Remove::default()
+        })
+    }
 }

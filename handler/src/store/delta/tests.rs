@@ -264,16 +264,16 @@ async fn only_what_is_beyond_the_retention_goes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_query_reads_the_files_it_needs() {
     let (store, _dir) = fresh().await;
-    for scope in ["a.csv", "b.csv", "c.csv"] {
-        let rows = ["2026-07-01T00:00:00Z", "2026-08-01T00:00:00Z", SEPTEMBER].map(|period| row(period, "1", scope));
+    for scope in ["a.csv", "b.csv"] {
+        let rows = ["2026-08-01T00:00:00Z", SEPTEMBER].map(|period| row(period, "1", scope));
         replace(&store, &key("aws", scope), 1, &rows).await;
     }
     for (condition, files) in [
-        ("true", 9),
-        ("x_scope = 'b.csv'", 3),
-        ("billingperiodstart >= TIMESTAMP '2026-08-01T00:00:00Z'", 6),
-        ("billingperiodstart = '2026-08-01T00:00:00Z' AND x_scope <> 'a.csv'", 2),
-        ("servicename = 'c.csv'", 3),
+        ("true", 4),
+        ("x_scope = 'b.csv'", 2),
+        ("billingperiodstart > TIMESTAMP '2026-08-01T00:00:00Z'", 2),
+        ("billingperiodstart = '2026-08-01T00:00:00Z' AND x_scope <> 'a.csv'", 1),
+        ("servicename = 'b.csv'", 2),
     ] {
         let plan = ask(&store, &format!("EXPLAIN SELECT billedcost, servicename FROM costs WHERE {condition}")).await;
         let physical = plan.iter().find(|line| line[0] == "physical_plan").expect("a plan").concat();
@@ -302,13 +302,13 @@ async fn the_log_says_what_other_readers_need() {
 async fn sessions_share_one_memory_pool_and_spill() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut options = options(dir.path());
-    options.query_memory_bytes = 4 << 20;
+    options.query_memory_bytes = 8 << 20;
     options.spill_dir = Some(dir.path().join("spill"));
     let store: Store = DeltaStore::open(options).expect("a store").into();
-    let batches: Vec<_> = (0..40).map(|batch| charges(&(0..1000).map(|at| row(SEPTEMBER, "1", &format!("{batch} {at} {}", "x".repeat(100)))).collect::<Vec<_>>())).collect();
+    let batches: Vec<_> = (0..120).map(|batch| charges(&(0..1000).map(|at| row(SEPTEMBER, "1", &format!("{batch} {at} {}", "x".repeat(100)))).collect::<Vec<_>>())).collect();
     store.write.replace_scope(delivery(&key("a", "b"), 1, batches[0].schema(), stream(batches))).await.expect("a stored snapshot");
     let sorted = ask(&store, "SELECT count(*) FROM (SELECT servicename, row_number() OVER (ORDER BY servicename) AS n FROM costs) WHERE n > 0").await;
-    assert_eq!(sorted, [["40000"]]);
+    assert_eq!(sorted, [["120000"]]);
     let session = store.read.session(None).await.expect("a session").expect("an embedded store");
     let other = store.read.session(None).await.expect("a session").expect("an embedded store");
     assert!(Arc::ptr_eq(&session.runtime_env(), &other.runtime_env()));

@@ -14,14 +14,12 @@ use arrow::array::{Array as _, ArrayRef, AsArray as _, BooleanArray, RecordBatch
 use arrow::compute::{filter_record_batch, interleave_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use arrow::row::{RowConverter, SortField};
-use chrono::DateTime;
 use costream_common::record::{X_SNAPSHOT, X_SOURCE};
-use deltalake::kernel::{Action, LogicalFileView};
+use deltalake::kernel::Action;
 use futures::StreamExt as _;
 
 use super::files::{self, FileError, PartitionWriter};
-use super::stats::FileStats;
-use super::table::{Outcome, Table};
+use super::table::{DataFile, Outcome, Table};
 use super::{MAX_TRIES, Shared, check_columns, folder_of, nullable, wait};
 use crate::store::{StoreError, Upsert, Upserted};
 
@@ -29,8 +27,6 @@ use crate::store::{StoreError, Upsert, Upserted};
 const MAX_GROUP_ROWS: usize = 64 << 10;
 /// Their size in memory, about.
 const MAX_GROUP_BYTES: usize = 32 << 20;
-/// Times in a log's statistics may have been cut to milliseconds.
-const TIME_SLACK_MICROS: i64 = 1000;
 
 /// The columns that make a row's identity.
 struct Key {
@@ -87,8 +83,8 @@ impl Shared {
         let new_rows = group.last_rows().map_err(|e| table.file_failed("write", e))?;
         let settings = self.options.settings();
         for attempt in 1..=MAX_TRIES {
-            let state = table.latest().await?;
-            let layout = table.layout(state.as_ref(), &nullable(&schema), &settings)?;
+            let state = table.state().await?;
+            let layout = table.layout(state.as_deref(), &nullable(&schema), &settings)?;
             if layout.schema.field(X_SNAPSHOT).is_some() {
                 return Err(table.column_error(X_SNAPSHOT, "the table's rows are replaced by snapshot, not kept by key"));
             }
@@ -100,11 +96,10 @@ impl Shared {
                 PartitionWriter::new(store, folder, columns.clone(), partition_columns, HashMap::new(), self.options.target_file_bytes);
             let mut actions = layout.change;
             if let Some(state) = &state {
-                let snapshot = state.snapshot().map_err(|e| table.failed("open", e))?;
-                for file in snapshot.log_data().iter().filter(|file| group.may_touch(file)) {
-                    let rewritten = rewrite_without(&table, &key, &group, &file, &columns, &layout.partition_columns, &mut writer).await;
+                for file in state.files.values().filter(|file| group.may_touch(file)) {
+                    let rewritten = rewrite_without(&table, &key, &group, file, &columns, &layout.partition_columns, &mut writer).await;
                     if rewritten.map_err(|e| table.file_failed("rewrite a file of", e))? {
-                        actions.push(Action::Remove(file.remove_action(true)));
+                        actions.push(file.remove(true));
                     }
                 }
             }
@@ -112,7 +107,7 @@ impl Shared {
             writer.write(&rows).await.map_err(|e| table.file_failed("write", e))?;
             let written = writer.finish().await.map_err(|e| table.file_failed("write", e))?;
             actions.extend(written.adds().iter().cloned().map(Action::Add));
-            match table.commit(state.as_ref(), "MERGE", actions).await {
+            match table.commit(state.as_deref(), "MERGE", actions).await {
                 Ok(Outcome::Committed) => {
                     written.keep();
                     return Ok(());
@@ -136,18 +131,17 @@ async fn rewrite_without(
     table: &Table,
     key: &Key,
     group: &Group,
-    file: &LogicalFileView,
+    file: &DataFile,
     columns: &SchemaRef,
     partition_columns: &[String],
     writer: &mut PartitionWriter,
 ) -> Result<bool, FileError> {
     let store = table.object_store();
-    let values = file.partition_values_map();
     let whole = |batch: RecordBatch, columns: &SchemaRef| -> Result<RecordBatch, FileError> {
         let (mut fields, mut arrays) = (batch.schema_ref().fields().to_vec(), batch.columns().to_vec());
         for name in partition_columns {
             if let Ok(field) = columns.field_with_name(name) {
-                let value = values.get(name).and_then(Option::as_deref);
+                let value = file.partition.get(name).and_then(Option::as_deref);
                 arrays.push(files::constant(value, field.data_type(), batch.num_rows())?);
                 fields.push(Arc::new(field.clone()));
             }
@@ -265,21 +259,15 @@ impl Group {
     }
 
     /// Whether a file may hold a row of one of the keys, by what the log says of it.
-    fn may_touch(&self, file: &LogicalFileView) -> bool {
-        let partition = file.partition_values_map();
-        let elsewhere = partition.iter().any(|(column, value)| {
+    fn may_touch(&self, file: &DataFile) -> bool {
+        let elsewhere = file.partition.iter().any(|(column, value)| {
             let texts = self.texts.get(column);
             texts.is_some_and(|texts| !texts.contains(value.as_deref().unwrap_or_default()))
         });
-        if elsewhere {
-            return false;
-        }
-        let Some(stats) = file.stats().and_then(|stats| serde_json::from_str::<FileStats>(&stats).ok()) else { return true };
-        let micros = |value: Option<&serde_json::Value>| Some(DateTime::parse_from_rfc3339(value?.as_str()?).ok()?.timestamp_micros());
-        !self.times.iter().any(|(column, (least, most))| {
-            let bounds = (micros(stats.min_values.get(column)), micros(stats.max_values.get(column)));
-            let (Some(low), Some(high)) = bounds else { return false };
-            high.saturating_add(TIME_SLACK_MICROS) < *least || low.saturating_sub(TIME_SLACK_MICROS) > *most
-        })
+        let at_another_time = self.times.iter().any(|(column, (least, most))| {
+            let bounds = file.times.get(column);
+            bounds.is_some_and(|(low, high)| high < least || low > most)
+        });
+        !elsewhere && !at_another_time
     }
 }

@@ -10,10 +10,10 @@ use tracing_subscriber::EnvFilter;
 #[derive(Args, Clone, Debug)]
 pub struct LogFlags {
     /// Only log messages of this severity or above.
-    #[arg(long = "log.level", default_value = "info", global = true)]
+    #[arg(id = "log.level", long = "log.level", default_value = "info", global = true)]
     pub level: Level,
     /// Output format of log messages.
-    #[arg(long = "log.format", default_value = "logfmt", global = true)]
+    #[arg(id = "log.format", long = "log.format", default_value = "logfmt", global = true)]
     pub format: Format,
 }
 

@@ -19,6 +19,7 @@ mod rewrite;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -204,7 +205,7 @@ impl Engine {
         options: &Options,
         session: &Session,
     ) -> Result<(Option<Vec<String>>, SendableRecordBatchStream), SqlError> {
-        let Rewritten { statement, columns, versions, system } = rewritten;
+        let Rewritten { statement, columns, versions, system, functions } = rewritten;
         let Some(base) = self.store.session(options.as_of).await? else {
             // A store that is a database of its own knows its schemas and versions itself.
             if !versions.is_empty() {
@@ -227,7 +228,7 @@ impl Engine {
             let schema = schema.ok_or_else(|| SqlError::Engine("the store's session has no schema".to_owned()))?;
             catalog.register_schema(&version_schema(at), schema)?;
         }
-        let plan = self.plan(&context, &catalog, statement, session).await?;
+        let plan = plan(&context, &catalog, statement, session, &functions).await?;
         let columns = columns.filter(|columns| columns.len() == plan.schema().fields().len());
         let stream = DataFrame::new(context.state(), plan).execute_stream().await?;
         Ok((columns, stream))
@@ -254,34 +255,38 @@ impl Engine {
         }
         Ok(context)
     }
+}
 
-    async fn plan(
-        &self,
-        context: &SessionContext,
-        catalog: &Arc<dyn CatalogProvider>,
-        statement: Statement,
-        session: &Session,
-    ) -> Result<LogicalPlan, SqlError> {
-        let state = context.state();
-        let statement = EngineStatement::Statement(Box::new(statement));
-        for reference in state.resolve_table_references(&statement)? {
-            let known = match &reference {
-                TableReference::Full { catalog, .. } if catalog.as_ref() != CATALOG => {
-                    return Err(SqlError::RelationUnknown(reference.to_string()));
-                }
-                reference => reference.schema().unwrap_or(&session.schema),
-            };
-            let Some(schema) = catalog.schema(known) else { return Err(SqlError::SchemaUnknown(known.to_owned())) };
-            if !schema.table_exist(reference.table()) {
-                let shown = match reference.schema() {
-                    Some(schema) if !schema.starts_with('~') => format!("{schema}.{}", reference.table()),
-                    _ => reference.table().to_owned(),
-                };
-                return Err(SqlError::RelationUnknown(shown));
-            }
+/// Plans a statement whose tables are there.
+async fn plan(
+    context: &SessionContext,
+    catalog: &Arc<dyn CatalogProvider>,
+    statement: Statement,
+    session: &Session,
+    functions: &HashSet<String>,
+) -> Result<LogicalPlan, SqlError> {
+    let state = context.state();
+    let statement = EngineStatement::Statement(Box::new(statement));
+    for reference in state.resolve_table_references(&statement)? {
+        if matches!(&reference, TableReference::Bare { table } if functions.contains(table.as_ref())) {
+            continue;
         }
-        Ok(state.statement_to_plan(statement).await?)
+        let known = match &reference {
+            TableReference::Full { catalog, .. } if catalog.as_ref() != CATALOG => {
+                return Err(SqlError::RelationUnknown(reference.to_string()));
+            }
+            reference => reference.schema().unwrap_or(&session.schema),
+        };
+        let Some(schema) = catalog.schema(known) else { return Err(SqlError::SchemaUnknown(known.to_owned())) };
+        if !schema.table_exist(reference.table()) {
+            let shown = match reference.schema() {
+                Some(schema) if !schema.starts_with('~') => format!("{schema}.{}", reference.table()),
+                _ => reference.table().to_owned(),
+            };
+            return Err(SqlError::RelationUnknown(shown));
+        }
     }
+    Ok(state.statement_to_plan(statement).await?)
 }
 
 /// The time that an expression without columns says.

@@ -36,6 +36,8 @@ pub(super) struct Rewritten {
     pub(super) versions: Vec<Expr>,
     /// Whether some table stands in a schema of the system's.
     pub(super) system: bool,
+    /// Names in FROM that are functions.
+    pub(super) functions: HashSet<String>,
 }
 
 /// Rewrites a statement.
@@ -47,11 +49,11 @@ pub(super) fn rewrite(mut statement: Statement, args: &[Arg], session: &Session)
         Statement::Query(query) => name_columns(&mut query.body),
         _ => None,
     };
-    let mut rewriter = Rewriter { args, session, versions: Vec::new(), system: false };
+    let mut rewriter = Rewriter { args, session, versions: Vec::new(), system: false, functions: HashSet::new() };
     match statement.visit(&mut rewriter) {
         ControlFlow::Continue(()) => {
-            let Rewriter { versions, system, .. } = rewriter;
-            Ok(Rewritten { statement, columns, versions, system })
+            let Rewriter { versions, system, functions, .. } = rewriter;
+            Ok(Rewritten { statement, columns, versions, system, functions })
         }
         ControlFlow::Break(error) => Err(error),
     }
@@ -146,6 +148,7 @@ struct Rewriter<'a> {
     session: &'a Session,
     versions: Vec<Expr>,
     system: bool,
+    functions: HashSet<String>,
 }
 
 impl VisitorMut for Rewriter<'_> {
@@ -162,6 +165,9 @@ impl VisitorMut for Rewriter<'_> {
             *args = None;
             *name = object_name([Ident::new("pg_catalog"), table.clone()]);
             self.system = true;
+        }
+        if args.is_some() {
+            self.functions.insert(folded(table));
         }
         let Some(TableVersion::ForSystemTimeAsOf(time) | TableVersion::TimestampAsOf(time)) = version.take() else {
             return ControlFlow::Continue(());

@@ -15,6 +15,7 @@ use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::AggregateUDF;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
 use deltalake::DeltaTable;
 use deltalake::delta_datafusion::{DeltaScanConfig, DeltaScanNext};
@@ -53,10 +54,14 @@ pub(super) fn base_session(options: &DeltaOptions) -> Result<SessionState, DataF
     settings.execution.sort_spill_reservation_bytes = (options.query_memory_bytes / 64).min(settings.execution.sort_spill_reservation_bytes);
     // One type for text, whatever it was stored as.
     settings.execution.parquet.schema_force_view_types = false;
+    // deltalake 1.1's scan of partition columns alone takes a limit from this rule and forgets it
+    // (`SELECT x_source FROM costs LIMIT 1`); what the logical plan pushes down is enough.
+    let rules = PhysicalOptimizer::new().rules.into_iter().filter(|rule| rule.name() != "LimitPushdown").collect();
     let state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
+        .with_physical_optimizer_rules(rules)
         .build();
     let context = SessionContext::new_with_state(state);
     context.register_udaf(AggregateUDF::from(CheckedSum::default()));

@@ -454,7 +454,7 @@ async fn a_reader_that_stalls_holds_nobody_up() {
         house.write("costs.csv", &format!("BilledCost\n{}\n", first.len()));
         assert!(polled_once(&exporter).await.expect("a good poll").changed);
         assert_eq!(house.generations(), 2, "the reader's files are there");
-        let rest = stalled.collect::<Vec<_>>().await;
+        let rest: Vec<_> = futures::StreamExt::collect(stalled).await;
         let bytes: usize = first.len() + rest.into_iter().map(|chunk| chunk.expect("the old snapshot, whole").len()).sum::<usize>();
         assert!(bytes > 2_000_000, "{bytes}");
         until("the old files are removed", || house.generations() == 1).await;

@@ -409,7 +409,8 @@ impl State {
     fn of(table: &DeltaTable) -> Result<Self, BatchError> {
         let snapshot = table.snapshot()?;
         let schema = snapshot.schema();
-        let files = snapshot.log_data().iter().map(|file| {
+        let data = snapshot.log_data();
+        let files = data.iter().map(|file| {
             let stats = file.stats();
             let path = file.path().into_owned();
             let known = DataFile {

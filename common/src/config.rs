@@ -80,12 +80,25 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
 pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigError> {
     serde_saphyr::from_str(text).map_err(|error| {
         let error = error.without_snippet();
+        let at = error.location();
+        let reason = error.to_string();
+        // What is wrong with a value does not say whose it is.
+        let key = at.as_ref().and_then(|at| key_before(text, at.line(), at.column())).filter(|key| !reason.contains(*key));
         ConfigError::Invalid {
             path: path.to_owned(),
-            line: error.location().map(|at| at.line()),
-            reason: error.to_string(),
+            line: at.map(|at| at.line()),
+            reason: key.map_or_else(|| reason.clone(), |key| format!("{key}: {reason}")),
         }
     })
+}
+
+/// The key of the value that stands at a place of a text, both from 1.
+fn key_before(text: &str, line: u64, column: u64) -> Option<&str> {
+    let line = text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?)?;
+    let end = line.char_indices().nth(usize::try_from(column).ok()?.checked_sub(1)?).map_or(line.len(), |(at, _)| at);
+    let before = line[..end].trim_end().strip_suffix(':')?;
+    let from = before.rfind(|c: char| c.is_whitespace() || "{,[".contains(c)).map_or(0, |at| at + 1);
+    Some(before[from..].trim_matches(['"', '\''])).filter(|key| !key.is_empty())
 }
 
 /// A duration as the Prometheus family writes it: `15s`, `5m`, `12h30m`, `1d`, `250ms`, `1.5h`.
@@ -160,7 +173,9 @@ mod tests {
         let error = read("exporter:\n  pol_interval: 1h\n").expect_err("a misspelt key").to_string();
         assert!(error.contains("line 2") && error.contains("pol_interval"), "{error}");
         let error = read("exporter:\n  poll_interval: soon\n").expect_err("no duration").to_string();
-        assert!(error.contains("line 2") && error.contains("soon"), "{error}");
+        assert!(error.contains("line 2") && error.contains("poll_interval: ") && error.contains("soon"), "{error}");
+        let error = read("exporter: {'poll_interval': soon}\n").expect_err("no duration").to_string();
+        assert!(error.contains("line 1: poll_interval: "), "{error}");
         let error = read("exportr: {}\n").expect_err("an unknown section").to_string();
         assert!(error.contains("line 1") && error.contains("exportr"), "{error}");
         assert!(!error.contains('\n'), "one line: {error}");

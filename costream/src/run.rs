@@ -229,6 +229,15 @@ impl House {
     /// Polls every source once, stores what that brought, and adds it up.
     async fn first_pass(&self) -> Result<Pass, RunError> {
         let outcomes = self.watched("polling", self.exporter.poll_all()).await;
+        for outcome in &outcomes {
+            let Ok(polled) = &outcome.result else { continue };
+            let (report, rows, rejected) = (&polled.snapshot.key, polled.snapshot.totals.rows(), polled.snapshot.rejected);
+            if polled.changed {
+                tracing::info!(%report, rows, rejected, profile = %polled.profile, took = ?polled.took, "polled");
+            } else {
+                tracing::info!(%report, rows, rejected, "not changed since the last poll");
+            }
+        }
         let cycles = self.watched("storing", self.scraper.cycle_once()).await;
         let snapshots = self.exporter.snapshots();
         let report = Ledger::of_snapshots(&snapshots);

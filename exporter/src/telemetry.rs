@@ -1,7 +1,6 @@
 //! What the exporter says of itself beside the bill: polls, bytes, requests, the process. Kept
-//! in a prometheus-client registry, which writes OpenMetrics with label values as they are; so
-//! values are escaped on their way in, and [`Telemetry::text`] renames counters for the
-//! classic format.
+//! in a prometheus-client registry, which writes OpenMetrics; [`Telemetry::text`] renames
+//! counters for the classic format.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -89,7 +88,7 @@ impl Telemetry {
             Ended::Unchanged => "unchanged",
             Ended::Failed => "failed",
         };
-        self.polls.get_or_create(&ByResult { source: escaped(source), result }).inc();
+        self.polls.get_or_create(&ByResult { source: source.to_string(), result }).inc();
         self.durations.get_or_create(&by(source)).observe(took.as_secs_f64());
     }
 
@@ -117,12 +116,7 @@ impl Telemetry {
 }
 
 fn by(source: &SourceName) -> BySource {
-    BySource { source: escaped(source) }
-}
-
-/// A name has no control characters, so these two are all there is to escape.
-fn escaped(source: &SourceName) -> String {
-    source.as_str().replace('\\', r"\\").replace('"', r#"\""#)
+    BySource { source: source.to_string() }
 }
 
 /// OpenMetrics names a counter's family without `_total`; the classic format with it.

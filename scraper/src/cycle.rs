@@ -137,6 +137,8 @@ struct Memory {
     /// What is known to be committed; of scopes in the last list only.
     stored: HashMap<(Part, ScopeKey), SnapshotId>,
     received_bytes: u64,
+    /// How many scopes of the last list are not stored, and since when the oldest could be.
+    behind: Option<(usize, DateTime<Utc>)>,
 }
 
 impl Pursuit {
@@ -167,8 +169,12 @@ impl Pursuit {
             TargetKind::Costream => self.snapshots(&mut memory, &mut tries, &mut report).await,
             TargetKind::Prometheus => self.series(&mut memory, &mut tries, &mut report).await,
         }
-        let up = report.errors().all(|error| error.scrape().is_none());
+        let up = report.errors().all(|error| matches!(error.scrape(), None | Some(ScrapeError::Shutdown)));
         report.up = up;
+        if let Some((pending, oldest)) = memory.behind {
+            report.pending = pending;
+            report.lag = (Utc::now() - oldest).to_std().unwrap_or_default();
+        }
         report.duration = started.elapsed();
         self.say(&report);
         self.measure(&mut memory, &report, telemetry);
@@ -183,6 +189,7 @@ impl Pursuit {
                 Err(error) if tries.again(&error).await => {}
                 Err(error) => {
                     report.error = Some(error);
+                    memory.validators = validators;
                     return;
                 }
             }
@@ -212,14 +219,19 @@ impl Pursuit {
             let stored = memory.stored.get(&(Part::Records, snapshot.key.clone()));
             stored.is_none_or(|stored| *stored < snapshot.snapshot)
         };
-        let pending: Vec<DateTime<Utc>> = snapshots.iter().filter(pending).map(|snapshot| snapshot.taken_at).collect();
-        report.pending = pending.len();
-        let age = pending.iter().min().map(|oldest| Utc::now() - oldest);
-        report.lag = age.and_then(|age| age.to_std().ok()).unwrap_or_default();
+        let pending = snapshots.iter().filter(pending).map(|snapshot| snapshot.taken_at);
+        let behind = pending.fold(None, |behind: Option<(usize, _)>, taken_at| {
+            Some(behind.map_or((1, taken_at), |(scopes, oldest)| (scopes + 1, taken_at.min(oldest))))
+        });
+        memory.behind = behind;
         memory.validators = (!failed).then_some(validators_now);
     }
 
-    async fn list(&self, validators: Option<&Validators>, shutdown: &CancellationToken) -> Result<Option<(Vec<Snapshot>, Validators)>, CycleError> {
+    async fn list(
+        &self,
+        validators: Option<&Validators>,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<(Vec<Snapshot>, Validators)>, CycleError> {
         let listing = self.in_time(self.target.snapshots(validators));
         let listed = shutdown.run_until_cancelled(listing).await.ok_or(ScrapeError::Shutdown)?;
         Ok(listed?.map_err(ScrapeError::from)?)
@@ -227,7 +239,13 @@ impl Pursuit {
 
     /// Stores a part of a snapshot, trying again while that makes sense. Nothing when there was nothing to
     /// do.
-    async fn part(&self, part: Part, snapshot: &mut Snapshot, memory: &mut Memory, tries: &mut Tries<'_>) -> Result<Option<Receipt>, CycleError> {
+    async fn part(
+        &self,
+        part: Part,
+        snapshot: &mut Snapshot,
+        memory: &mut Memory,
+        tries: &mut Tries<'_>,
+    ) -> Result<Option<Receipt>, CycleError> {
         let place = (part, snapshot.key.clone());
         loop {
             if memory.stored.get(&place).is_some_and(|stored| *stored >= snapshot.snapshot) {
@@ -255,7 +273,12 @@ impl Pursuit {
     }
 
     /// Stores a part of a snapshot, once.
-    async fn deliver(&self, part: Part, snapshot: &Snapshot, shutdown: &CancellationToken) -> Result<Delivered, CycleError> {
+    async fn deliver(
+        &self,
+        part: Part,
+        snapshot: &Snapshot,
+        shutdown: &CancellationToken,
+    ) -> Result<Delivered, CycleError> {
         let table = part.table();
         let asking = async {
             let committed = self.sink.committed(&table, &snapshot.key).await?;
@@ -275,7 +298,8 @@ impl Pursuit {
         tracing::debug!(target = self.target.name(), %table, scope = %scraped.snapshot.key, snapshot = %scraped.snapshot.snapshot, "delivering");
         // Not cut short by a shutdown: the batches end with it, and a commit under way is let be.
         let arriving = scraped.snapshot.snapshot;
-        let receipt = self.sink.deliver(table, scraped.snapshot, scraped.totals, scraped.schema, scraped.batches).await?;
+        let receipt =
+            self.sink.deliver(table, scraped.snapshot, scraped.totals, scraped.schema, scraped.batches).await?;
         Ok(Delivered { snapshot: arriving, receipt: Some(receipt) })
     }
 
@@ -306,7 +330,10 @@ impl Pursuit {
     }
 
     /// A whole scrape of a Prometheus target; nothing when it has not changed.
-    async fn receive(&self, validators: Option<&Validators>) -> Result<Option<(String, Spooled, Validators)>, ScrapeError> {
+    async fn receive(
+        &self,
+        validators: Option<&Validators>,
+    ) -> Result<Option<(String, Spooled, Validators)>, ScrapeError> {
         let Some(body) = self.target.metrics(validators).await? else { return Ok(None) };
         let limits = SeriesLimits {
             samples: self.config.sample_limit,
@@ -324,7 +351,13 @@ impl Pursuit {
         Ok(Some((body.url, spooled, body.validators)))
     }
 
-    async fn upsert(&self, url: &str, spooled: &Spooled, scraped_at: DateTime<Utc>, shutdown: &CancellationToken) -> Result<Receipt, CycleError> {
+    async fn upsert(
+        &self,
+        url: &str,
+        spooled: &Spooled,
+        scraped_at: DateTime<Utc>,
+        shutdown: &CancellationToken,
+    ) -> Result<Receipt, CycleError> {
         let failed = |source: SeriesError| ScrapeError::Series { url: url.to_owned(), source };
         let reader = spooled.batches(self.target.name().to_owned(), scraped_at).await.map_err(failed)?;
         let upsert = Upsert {
@@ -338,7 +371,9 @@ impl Pursuit {
 
     async fn in_time<T>(&self, asking: impl Future<Output = T>) -> Result<T, ScrapeError> {
         let given = self.config.timeout.0;
-        timeout(given, asking).await.map_err(|_| ScrapeError::TimedOut { target: self.target.name().to_owned(), timeout: given })
+        timeout(given, asking)
+            .await
+            .map_err(|_| ScrapeError::TimedOut { target: self.target.name().to_owned(), timeout: given })
     }
 
     /// Logs what the cycle came to: here, and nowhere below.
@@ -352,7 +387,9 @@ impl Pursuit {
             let scope = delivery.snapshot.as_ref().map(|(key, _)| key.scope.as_str());
             let snapshot = delivery.snapshot.as_ref().map(|(_, snapshot)| snapshot.to_string());
             match &delivery.result {
-                Ok(receipt) if scope.is_some() => tracing::info!(target, %table, scope, snapshot, rows = receipt.stored, "stored"),
+                Ok(receipt) if scope.is_some() => {
+                    tracing::info!(target, %table, scope, snapshot, rows = receipt.stored, "stored")
+                }
                 Ok(receipt) => tracing::debug!(target, %table, rows = receipt.stored, "stored"),
                 Err(error) => tracing::warn!(target, %table, scope, snapshot, error = one_line(error), "not stored"),
             }

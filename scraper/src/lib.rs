@@ -6,11 +6,11 @@
 //! one scrape end to end, and its report.
 
 pub mod config;
-pub mod target;
+pub mod cycle;
 pub mod scrape;
 pub mod sink;
+pub mod target;
 mod telemetry;
-pub mod cycle;
 
 use std::fmt;
 use std::sync::Arc;

@@ -141,7 +141,14 @@ impl Sink {
     ///
     /// # Errors
     /// It was not stored.
-    pub async fn deliver(&self, table: TableName, snapshot: Snapshot, totals: Totals, schema: SchemaRef, batches: Batches) -> Result<Receipt, SinkError> {
+    pub async fn deliver(
+        &self,
+        table: TableName,
+        snapshot: Snapshot,
+        totals: Totals,
+        schema: SchemaRef,
+        batches: Batches,
+    ) -> Result<Receipt, SinkError> {
         match self {
             Self::InProcess(ingest) => {
                 let delivery = Delivery { table, key: snapshot.key, snapshot: snapshot.snapshot, schema, batches };
@@ -203,21 +210,34 @@ impl HttpSink {
             .append_pair("scope", key.scope.as_str());
         let shown = public_url(&url);
         // Nothing was asked conditionally, so there is an answer or an error.
-        let Answer::Fresh(fresh) = self.client.get(&url, Ask { accept: Some("application/json"), ..Ask::default() }).await? else { return Ok(None) };
+        let Answer::Fresh(fresh) =
+            self.client.get(&url, Ask { accept: Some("application/json"), ..Ask::default() }).await?
+        else {
+            return Ok(None);
+        };
         let json = bounded(fresh.into_stream()).await?;
-        let answer: CommittedAnswer = serde_json::from_slice(&json).map_err(|source| SinkError::Receipt { url: shown, source })?;
+        let answer: CommittedAnswer =
+            serde_json::from_slice(&json).map_err(|source| SinkError::Receipt { url: shown, source })?;
         Ok(answer.snapshot)
     }
 
-    async fn deliver(&self, table: &TableName, snapshot: Snapshot, schema: &SchemaRef, batches: Batches) -> Result<Receipt, SinkError> {
+    async fn deliver(
+        &self,
+        table: &TableName,
+        snapshot: Snapshot,
+        schema: &SchemaRef,
+        batches: Batches,
+    ) -> Result<Receipt, SinkError> {
         let mut url = self.below("upload");
         url.query_pairs_mut()
             .append_pair("table", table.as_str())
             .append_pair("source", snapshot.key.source.as_str())
             .append_pair("scope", snapshot.key.scope.as_str())
             .append_pair("snapshot", &snapshot.snapshot.to_string());
-        let announced = serde_json::to_string(&[snapshot]).map_err(|source| SinkError::Receipt { url: public_url(&url), source })?;
-        let schema = Schema::new_with_metadata(schema.fields().clone(), [(SNAPSHOTS_METADATA.to_owned(), announced)].into());
+        let announced = serde_json::to_string(&[snapshot])
+            .map_err(|source| SinkError::Receipt { url: public_url(&url), source })?;
+        let schema =
+            Schema::new_with_metadata(schema.fields().clone(), [(SNAPSHOTS_METADATA.to_owned(), announced)].into());
         self.post(url, table, schema, batches).await
     }
 
@@ -233,7 +253,8 @@ impl HttpSink {
         let shown = public_url(&url);
         let progress = Progress::default();
         let body = Body::wrap_stream(encoded(schema, batches, progress.clone()));
-        let request = self.uploads.request(Method::POST, &url).await?.header(CONTENT_TYPE, ipc::CONTENT_TYPE).body(body);
+        let request =
+            self.uploads.request(Method::POST, &url).await?.header(CONTENT_TYPE, ipc::CONTENT_TYPE).body(body);
         let answered = tokio::select! {
             answered = request.send() => answered,
             () = progress.stalled() => return Err(SinkError::Stalled { url: shown }),
@@ -242,7 +263,8 @@ impl HttpSink {
         if let Some(source) = progress.cut() {
             return Err(SinkError::Cut { table: table.to_string(), source });
         }
-        let response = answered.map_err(|source| SinkError::Send { url: shown.clone(), source: source.without_url() })?;
+        let response =
+            answered.map_err(|source| SinkError::Send { url: shown.clone(), source: source.without_url() })?;
         let (status, retry_after) = (response.status(), retry_after(&response));
         let failed = |source: reqwest::Error| SinkError::Send { url: shown.clone(), source: source.without_url() };
         let answer = bounded(response.bytes_stream().map(|chunk| chunk.map_err(failed))).await?;
@@ -253,8 +275,8 @@ impl HttpSink {
             .unwrap_or_else(|_| Refusal { error: String::from_utf8_lossy(&answer).trim().to_owned(), retryable: None });
         let text: String = error.chars().take(MAX_SHOWN).collect();
         let text = if text.is_empty() { text } else { format!(": {text}") };
-        let by_status =
-            matches!(status.as_u16(), 408 | 425 | 429) || (status.is_server_error() && !matches!(status.as_u16(), 501 | 505));
+        let by_status = matches!(status.as_u16(), 408 | 425 | 429)
+            || (status.is_server_error() && !matches!(status.as_u16(), 501 | 505));
         Err(SinkError::Refused { url: shown, status, text, retryable: retryable.unwrap_or(by_status), retry_after })
     }
 
@@ -303,7 +325,11 @@ impl Progress {
 
 /// The batches as chunks of a body: the schema first, the end mark last, unless they end with an
 /// error, which is kept aside.
-fn encoded(schema: Schema, batches: Batches, progress: Progress) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static {
+fn encoded(
+    schema: Schema,
+    batches: Batches,
+    progress: Progress,
+) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static {
     enum Next {
         Schema(Schema),
         Batch(Box<Writer>),

@@ -26,8 +26,7 @@ const MAX_INDEX_BYTES: usize = 64 << 20;
 /// Bytes decompressed at a time.
 const CHUNK_BYTES: usize = 64 << 10;
 /// What Prometheus itself sends, less the forms that only it reads.
-const ACCEPT_METRICS: &str =
-    "application/openmetrics-text;version=1.0.0;q=0.8,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+const ACCEPT_METRICS: &str = "application/openmetrics-text;version=1.0.0;q=0.8,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
 const ACCEPT_TEXT: &str = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
 const COMPRESSED: &str = "zstd, gzip;q=0.5";
 
@@ -174,7 +173,10 @@ impl Target {
     ///
     /// # Errors
     /// There is no answer, or it is no list of snapshots.
-    pub async fn snapshots(&self, validators: Option<&Validators>) -> Result<Option<(Vec<Snapshot>, Validators)>, TargetError> {
+    pub async fn snapshots(
+        &self,
+        validators: Option<&Validators>,
+    ) -> Result<Option<(Vec<Snapshot>, Validators)>, TargetError> {
         let url = self.below("snapshots", None);
         let ask = Ask { accept: Some("application/json"), accept_encoding: self.compression(), validators };
         let Some(mut body) = self.ask(&url, ask, |_| Some(Form::Arrow)).await? else { return Ok(None) };
@@ -186,7 +188,8 @@ impl Target {
             }
             json.extend_from_slice(&chunk);
         }
-        let index: Index = serde_json::from_slice(&json).map_err(|source| TargetError::Index { url: body.url, source })?;
+        let index: Index =
+            serde_json::from_slice(&json).map_err(|source| TargetError::Index { url: body.url, source })?;
         Ok(Some((index.snapshots, body.validators)))
     }
 
@@ -202,14 +205,20 @@ impl Target {
             let ask = Ask { accept: Some(ipc::CONTENT_TYPE), accept_encoding: self.compression(), validators: None };
             match self.ask(&url, ask, arrow).await {
                 Ok(body) => return body.ok_or_else(|| unasked(&url)),
-                Err(TargetError::Client(error)) if part == Part::Records && error.status() == Some(StatusCode::NOT_ACCEPTABLE) => {
+                Err(TargetError::Client(error))
+                    if part == Part::Records && error.status() == Some(StatusCode::NOT_ACCEPTABLE) =>
+                {
                     tracing::debug!(target = self.name, "no arrow stream to be had, asking for text");
                 }
                 Err(error) => return Err(error),
             }
         }
         let ask = Ask { accept: Some(ACCEPT_TEXT), accept_encoding: self.compression(), validators: None };
-        let text = |media: &str| ["text/plain", "application/openmetrics-text"].contains(&media).then_some(Form::Text(Format::of_content_type(media)));
+        let text = |media: &str| {
+            ["text/plain", "application/openmetrics-text"]
+                .contains(&media)
+                .then_some(Form::Text(Format::of_content_type(media)))
+        };
         self.ask(&url, ask, text).await?.ok_or_else(|| unasked(&url))
     }
 
@@ -222,7 +231,12 @@ impl Target {
         self.ask(&self.url, ask, |media| Some(Form::Text(Format::of_content_type(media)))).await
     }
 
-    async fn ask(&self, url: &Url, ask: Ask<'_>, form: impl FnOnce(&str) -> Option<Form>) -> Result<Option<Body>, TargetError> {
+    async fn ask(
+        &self,
+        url: &Url,
+        ask: Ask<'_>,
+        form: impl FnOnce(&str) -> Option<Form>,
+    ) -> Result<Option<Body>, TargetError> {
         let Answer::Fresh(fresh) = self.client.get(url, ask).await? else { return Ok(None) };
         let url = fresh.url().to_owned();
         let found = fresh.header(&CONTENT_TYPE).unwrap_or_default();

@@ -4,7 +4,6 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use costream_common::exposition::encode::TextWriter;
-use costream_common::exposition::escape::escape_value;
 use costream_common::exposition::{self, Format};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -69,10 +68,22 @@ impl Telemetry {
         let r = &mut registry;
         Self {
             up: registered(r, "up", "Whether the target's last scrape brought what it should (1) or not (0)"),
-            duration: registered(r, "cycle_duration_seconds", "How long the target's last cycle took, to the last commit"),
-            lag: registered(r, "snapshot_lag_seconds", "Age of the target's oldest snapshot that is not stored yet, 0 when all are"),
+            duration: registered(
+                r,
+                "cycle_duration_seconds",
+                "How long the target's last cycle took, to the last commit",
+            ),
+            lag: registered(
+                r,
+                "snapshot_lag_seconds",
+                "Age of the target's oldest snapshot that is not stored yet, 0 when all are",
+            ),
             pending: registered(r, "scopes_pending", "The target's scopes whose snapshot is not stored yet"),
-            last_success: registered(r, "last_success_timestamp_seconds", "When the target's last cycle without a failure ended"),
+            last_success: registered(
+                r,
+                "last_success_timestamp_seconds",
+                "When the target's last cycle without a failure ended",
+            ),
             cycles: registered(r, "cycles", "Cycles of the target that have ended"),
             bytes: registered(r, "received_bytes", "Bytes received from the target, as they were on the wire"),
             failures: registered(r, "failures", "Scrapes and deliveries that failed, by reason"),
@@ -82,10 +93,7 @@ impl Telemetry {
     }
 
     pub(crate) fn record(&self, target: &str, measured: &Measured<'_>) {
-        // The library writes label values as they are.
-        let mut escaped = String::with_capacity(target.len());
-        escape_value(target, |bytes| escaped.push_str(&String::from_utf8_lossy(bytes)));
-        let of = OfTarget { target: escaped };
+        let of = OfTarget { target: target.to_owned() };
         self.up.get_or_create(&of).set(i64::from(measured.up));
         self.duration.get_or_create(&of).set(measured.seconds);
         self.lag.get_or_create(&of).set(measured.lag_seconds);
@@ -107,9 +115,11 @@ impl Telemetry {
     pub(crate) fn exposition(&self, format: Format) -> Bytes {
         let mut text = String::new();
         let mut writer = TextWriter::new(format);
-        // Writing into a text does not fail, and the labels are escaped above.
+        // Writing into a text does not fail, and what the library writes is read back.
         let written = encode(&mut text, &self.registry).map_err(|error| error.to_string());
-        if let Err(error) = written.and_then(|()| exposition::transcode(&text, &mut writer).map_err(|error| error.to_string())) {
+        if let Err(error) =
+            written.and_then(|()| exposition::transcode(&text, &mut writer).map_err(|error| error.to_string()))
+        {
             tracing::error!(error, "the scraper's own metrics are not complete");
         }
         writer.finish();

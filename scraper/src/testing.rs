@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arrow::array::{
-    ArrayRef, AsArray as _, Decimal128Array, DictionaryArray, Int64Array, MapBuilder, MapFieldNames, RecordBatch, StringArray,
-    StringBuilder, TimestampMicrosecondArray,
+    ArrayRef, AsArray as _, Decimal128Array, DictionaryArray, Int64Array, MapBuilder, MapFieldNames, RecordBatch,
+    StringArray, StringBuilder, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{Decimal128Type, Field, Int32Type, Int64Type, Schema, TimestampMicrosecondType};
 use axum::Router;
@@ -23,7 +23,8 @@ use costream_common::exposition::encode::TextWriter;
 use costream_common::exposition::{Format, Kind, negotiate};
 use costream_common::money::{Amount, PRECISION, SCALE};
 use costream_common::record::{
-    ColumnKind, SNAPSHOTS_METADATA, ScopeKey, ScopeName, Snapshot, SnapshotId, SourceName, Totals, X_ROW, X_SCOPE, X_SNAPSHOT, X_SOURCE, row_field,
+    ColumnKind, SNAPSHOTS_METADATA, ScopeKey, ScopeName, Snapshot, SnapshotId, SourceName, Totals, X_ROW, X_SCOPE,
+    X_SNAPSHOT, X_SOURCE, row_field,
 };
 use costream_common::stream::ipc::{self, Writer};
 use costream_handler::ident::TableName;
@@ -35,7 +36,8 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 /// A charge: billed cost, currency, note, tags.
-pub(crate) type Charge = (&'static str, &'static str, Option<&'static str>, Option<Vec<(&'static str, Option<&'static str>)>>);
+pub(crate) type Charge =
+    (&'static str, &'static str, Option<&'static str>, Option<Vec<(&'static str, Option<&'static str>)>>);
 
 pub(crate) const NASTY: &str = "\"quoted\" \\ back\\nslash\nline \u{e4}\u{1f4b6}, {a=\"b\"} 1";
 
@@ -70,7 +72,11 @@ pub(crate) fn batch(charges: &[Charge], first_row: i64) -> RecordBatch {
         ("BillingPeriodStart", ColumnKind::Timestamp, Arc::new(periods)),
         ("BilledCost", ColumnKind::Decimal, decimals(charges.iter().map(|charge| Some(units(charge.0))).collect())),
         ("EffectiveCost", ColumnKind::Decimal, decimals(vec![None; charges.len()])),
-        ("BillingCurrency", ColumnKind::Text, Arc::new(charges.iter().map(|charge| Some(charge.1)).collect::<StringArray>())),
+        (
+            "BillingCurrency",
+            ColumnKind::Text,
+            Arc::new(charges.iter().map(|charge| Some(charge.1)).collect::<StringArray>()),
+        ),
         ("Tags", ColumnKind::Tags, Arc::new(tags.finish())),
         ("x_Cost Note", ColumnKind::Text, Arc::new(charges.iter().map(|charge| charge.2).collect::<StringArray>())),
     ];
@@ -83,17 +89,34 @@ pub(crate) fn batch(charges: &[Charge], first_row: i64) -> RecordBatch {
 pub(crate) fn rejects(rows: i64) -> RecordBatch {
     let text = |name: &str, nullable| Field::new(name, arrow::datatypes::DataType::Utf8, nullable);
     let number = |name: &str| Field::new(name, arrow::datatypes::DataType::Int64, false);
-    let fields =
-        vec![text("source", false), text("file", false), number("row"), text("column", true), text("reason", false), text("text", false), row_field()];
+    let fields = vec![
+        text("source", false),
+        text("file", false),
+        number("row"),
+        text("column", true),
+        text("reason", false),
+        text("text", false),
+        row_field(),
+    ];
     let texts = |text: &str| -> ArrayRef { Arc::new(StringArray::from_iter_values((0..rows).map(|_| text))) };
     let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(1..=rows));
-    let columns =
-        vec![texts("reports/*.csv"), texts("a.csv"), numbers.clone(), texts("BilledCost"), texts("not_a_number"), texts(NASTY), numbers];
+    let columns = vec![
+        texts("reports/*.csv"),
+        texts("a.csv"),
+        numbers.clone(),
+        texts("BilledCost"),
+        texts("not_a_number"),
+        texts(NASTY),
+        numbers,
+    ];
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("a batch")
 }
 
 pub(crate) fn key(scope: &str) -> ScopeKey {
-    ScopeKey { source: SourceName::new("reports/*.csv").expect("a name"), scope: ScopeName::new(scope).expect("a name") }
+    ScopeKey {
+        source: SourceName::new("reports/*.csv").expect("a name"),
+        scope: ScopeName::new(scope).expect("a name"),
+    }
 }
 
 pub(crate) fn snapshot(scope: &str, number: i64, batches: &[RecordBatch], rejected: u64) -> Snapshot {
@@ -107,7 +130,11 @@ pub(crate) fn snapshot(scope: &str, number: i64, batches: &[RecordBatch], reject
 
 /// The batches as `/records` and `/rejects` have them in Arrow.
 pub(crate) fn arrow_body(snapshot: &Snapshot, batches: &[RecordBatch]) -> Vec<u8> {
-    let constants = [(X_SOURCE, snapshot.key.source.to_string()), (X_SCOPE, snapshot.key.scope.to_string()), (X_SNAPSHOT, snapshot.snapshot.to_string())];
+    let constants = [
+        (X_SOURCE, snapshot.key.source.to_string()),
+        (X_SCOPE, snapshot.key.scope.to_string()),
+        (X_SNAPSHOT, snapshot.snapshot.to_string()),
+    ];
     let widened = |batch: &RecordBatch| {
         let mut fields: Vec<Field> = batch.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
         let mut arrays = batch.columns().to_vec();
@@ -132,25 +159,39 @@ pub(crate) fn arrow_body(snapshot: &Snapshot, batches: &[RecordBatch]) -> Vec<u8
 /// The batches as `/records` has them in text.
 pub(crate) fn text_body(format: Format, snapshot: &Snapshot, batches: &[RecordBatch]) -> String {
     let mut writer = TextWriter::new(format);
-    let (source, scope, id) = (snapshot.key.source.to_string(), snapshot.key.scope.to_string(), snapshot.snapshot.to_string());
+    let (source, scope, id) =
+        (snapshot.key.source.to_string(), snapshot.key.scope.to_string(), snapshot.snapshot.to_string());
     let constants = [(X_SOURCE, source.as_str()), (X_SCOPE, scope.as_str()), (X_SNAPSHOT, id.as_str())];
     writer.family("costream_records_columns", Kind::Gauge, "Columns.");
     for field in batches[0].schema().fields().iter().filter(|field| field.name() != X_ROW) {
-        writer.sample("costream_records_columns", constants.into_iter().chain([("column", field.name().as_str())]), "1", None);
+        writer.sample(
+            "costream_records_columns",
+            constants.into_iter().chain([("column", field.name().as_str())]),
+            "1",
+            None,
+        );
     }
     writer.family("billed_cost", Kind::Gauge, "Charges.");
     for batch in batches {
         for row in 0..batch.num_rows() {
             let schema = batch.schema();
-            let cells: Vec<(String, String)> =
-                schema.fields().iter().zip(batch.columns()).filter_map(|(field, array)| Some((field.name().clone(), cell(array, row)?))).collect();
-            let billed = cells.iter().find(|(name, _)| name == "BilledCost").map(|(_, value)| value.clone()).expect("a cost");
+            let cells: Vec<(String, String)> = schema
+                .fields()
+                .iter()
+                .zip(batch.columns())
+                .filter_map(|(field, array)| Some((field.name().clone(), cell(array, row)?)))
+                .collect();
+            let billed =
+                cells.iter().find(|(name, _)| name == "BilledCost").map(|(_, value)| value.clone()).expect("a cost");
             let labels = cells.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(constants);
             writer.sample("billed_cost", labels, &billed, None);
         }
     }
     for (name, value) in [
-        ("costream_records_rows", (|totals| totals.rows.to_string()) as fn(&costream_common::record::GroupTotals) -> String),
+        (
+            "costream_records_rows",
+            (|totals| totals.rows.to_string()) as fn(&costream_common::record::GroupTotals) -> String,
+        ),
         ("costream_records_billed_cost", |totals| totals.billed.to_string()),
         ("costream_records_effective_cost", |totals| totals.effective.to_string()),
         ("costream_records_list_cost", |totals| totals.list.to_string()),
@@ -176,15 +217,21 @@ fn cell(array: &ArrayRef, row: usize) -> Option<String> {
     }
     Some(match ColumnKind::of(array.data_type()) {
         Some(ColumnKind::Text) => array.as_string::<i32>().value(row).to_owned(),
-        Some(ColumnKind::Decimal) => Amount::from_units(array.as_primitive::<Decimal128Type>().value(row)).expect("an amount").to_string(),
+        Some(ColumnKind::Decimal) => {
+            Amount::from_units(array.as_primitive::<Decimal128Type>().value(row)).expect("an amount").to_string()
+        }
         Some(ColumnKind::Timestamp) => {
-            DateTime::from_timestamp_micros(array.as_primitive::<TimestampMicrosecondType>().value(row)).expect("a time").to_rfc3339()
+            DateTime::from_timestamp_micros(array.as_primitive::<TimestampMicrosecondType>().value(row))
+                .expect("a time")
+                .to_rfc3339()
         }
         Some(ColumnKind::Tags) => {
             let entries = array.as_map().value(row);
-            let (keys, values) = (entries.column(0).as_string::<i32>().clone(), entries.column(1).as_string::<i32>().clone());
+            let (keys, values) =
+                (entries.column(0).as_string::<i32>().clone(), entries.column(1).as_string::<i32>().clone());
             let json = |text: Option<&str>| serde_json::to_string(&text).expect("json");
-            let entries: Vec<String> = keys.iter().zip(values.iter()).map(|(key, value)| format!("{}:{}", json(key), json(value))).collect();
+            let entries: Vec<String> =
+                keys.iter().zip(values.iter()).map(|(key, value)| format!("{}:{}", json(key), json(value))).collect();
             format!("{{{}}}", entries.join(","))
         }
         None => array.as_primitive::<Int64Type>().value(row).to_string(),
@@ -265,7 +312,8 @@ impl FakeExporter {
 
 async fn snapshots(State(exporter): State<Arc<FakeExporter>>, headers: HeaderMap) -> Response {
     exporter.asked.lock().expect("no panic").push("/snapshots".to_owned());
-    let snapshots: Vec<Snapshot> = exporter.held.lock().expect("no panic").iter().map(|held| held.snapshot.clone()).collect();
+    let snapshots: Vec<Snapshot> =
+        exporter.held.lock().expect("no panic").iter().map(|held| held.snapshot.clone()).collect();
     let ids: Vec<String> = snapshots.iter().map(|snapshot| snapshot.snapshot.to_string()).collect();
     let etag = format!("\"{}\"", ids.join("-"));
     if headers.get("if-none-match").is_some_and(|known| known.as_bytes() == etag.as_bytes()) {
@@ -277,16 +325,25 @@ async fn snapshots(State(exporter): State<Arc<FakeExporter>>, headers: HeaderMap
 fn held(exporter: &FakeExporter, path: &str, query: &HashMap<String, String>) -> Option<Held> {
     let held = exporter.held.lock().expect("no panic");
     exporter.asked.lock().expect("no panic").push(format!("{path} {}", query["scope"]));
-    let of = |held: &&Held| held.snapshot.key.scope.as_str() == query["scope"] && held.snapshot.key.source.as_str() == query["source"];
+    let of = |held: &&Held| {
+        held.snapshot.key.scope.as_str() == query["scope"] && held.snapshot.key.source.as_str() == query["source"]
+    };
     held.iter().find(of).cloned()
 }
 
-async fn serve_rejects(State(exporter): State<Arc<FakeExporter>>, Query(query): Query<HashMap<String, String>>) -> Response {
+async fn serve_rejects(
+    State(exporter): State<Arc<FakeExporter>>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
     let Some(held) = held(&exporter, "/rejects", &query) else { return StatusCode::NOT_FOUND.into_response() };
     ([("content-type", ipc::CONTENT_TYPE)], arrow_body(&held.snapshot, &held.rejects)).into_response()
 }
 
-async fn records(State(exporter): State<Arc<FakeExporter>>, Query(query): Query<HashMap<String, String>>, headers: HeaderMap) -> Response {
+async fn records(
+    State(exporter): State<Arc<FakeExporter>>,
+    Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+) -> Response {
     let Some(mut held) = held(&exporter, "/records", &query) else { return StatusCode::NOT_FOUND.into_response() };
     let fault = exporter.faults.lock().expect("no panic").pop_front();
     let accept = headers["accept"].to_str().expect("text");
@@ -298,7 +355,9 @@ async fn records(State(exporter): State<Arc<FakeExporter>>, Query(query): Query<
             let last = held.records.last_mut().expect("a batch");
             *last = last.slice(0, last.num_rows() - 1);
         }
-        Some(Fault::Older) => held.snapshot.snapshot = SnapshotId::from_version(held.snapshot.snapshot.version() - 1).expect("an id"),
+        Some(Fault::Older) => {
+            held.snapshot.snapshot = SnapshotId::from_version(held.snapshot.snapshot.version() - 1).expect("an id")
+        }
         _ => {}
     }
     let (content_type, mut body) = if arrow {
@@ -307,19 +366,31 @@ async fn records(State(exporter): State<Arc<FakeExporter>>, Query(query): Query<
         let format = negotiate(accept).expect("a text format");
         (format.content_type(), text_body(format, &held.snapshot, &held.records).into_bytes())
     };
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a place in a small body")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a place in a small body"
+    )]
     let at = |part: f32| (body.len() as f32 * part) as usize;
     let end = match fault {
         Some(Fault::Reset(part) | Fault::Cut(part)) => at(part),
         Some(Fault::NoEnd) if arrow => body.len() - 8,
-        Some(Fault::NoEnd) => body.windows(27).position(|window| window == b"# HELP costream_records_sna").expect("the end mark"),
+        Some(Fault::NoEnd) => {
+            body.windows(27).position(|window| window == b"# HELP costream_records_sna").expect("the end mark")
+        }
         _ => body.len(),
     };
     body.truncate(end);
     let chunk = if fault == Some(Fault::Drip) { 13 } else { 512 };
     let broken = matches!(fault, Some(Fault::Reset(_))).then(|| Err(std::io::Error::other("reset")));
     let chunks: Vec<_> = body.chunks(chunk).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).chain(broken).collect();
-    ([("content-type", content_type)], Body::from_stream(futures::stream::iter(chunks))).into_response()
+    // Each chunk goes out before the next is there, and what came before a fault with it.
+    let chunks = futures::stream::iter(chunks).then(|chunk| async {
+        tokio::task::yield_now().await;
+        chunk
+    });
+    ([("content-type", content_type)], Body::from_stream(chunks)).into_response()
 }
 
 /// What a store has of a scope.
@@ -351,7 +422,11 @@ impl FakeStore {
         self.committed.lock().expect("no panic").get(&(table.to_owned(), key(scope))).cloned()
     }
 
-    async fn take(&self, table: &TableName, mut batches: costream_handler::store::Batches) -> Result<Vec<RecordBatch>, StoreError> {
+    async fn take(
+        &self,
+        table: &TableName,
+        mut batches: costream_handler::store::Batches,
+    ) -> Result<Vec<RecordBatch>, StoreError> {
         let refuse = self.refuses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
         if refuse {
             return Err(StoreError::Place { attempt: "write", place: "memory".to_owned(), source: "full".into() });
@@ -388,7 +463,11 @@ impl StoreWrite for FakeStore {
         .boxed()
     }
 
-    fn committed<'a>(&'a self, table: &'a TableName, key: &'a ScopeKey) -> BoxFuture<'a, Result<Option<SnapshotId>, StoreError>> {
+    fn committed<'a>(
+        &'a self,
+        table: &'a TableName,
+        key: &'a ScopeKey,
+    ) -> BoxFuture<'a, Result<Option<SnapshotId>, StoreError>> {
         let committed = self.committed.lock().expect("no panic");
         let snapshot = committed.get(&(table.to_string(), key.clone())).map(|(snapshot, _)| *snapshot);
         std::future::ready(Ok(snapshot)).boxed()

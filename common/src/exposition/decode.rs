@@ -90,7 +90,9 @@ pub struct Labels<'a> {
 impl<'a> Labels<'a> {
     /// Names as written and values as meant.
     pub fn iter(self) -> impl ExactSizeIterator<Item = (&'a str, &'a str)> + use<'a> {
-        self.spans.iter().map(move |(name, value)| (name.of(self.line, self.scratch), value.of(self.line, self.scratch)))
+        self.spans
+            .iter()
+            .map(move |(name, value)| (name.of(self.line, self.scratch), value.of(self.line, self.scratch)))
     }
 
     /// The value of a label.
@@ -327,7 +329,9 @@ impl Parser {
     fn lend<'a>(&'a self, said: Said, line: &'a str, number: u64) -> Entry<'a> {
         let scratch = self.scratch.as_str();
         match said {
-            Said::Help { family, text } => Entry::Help { family: family.of(line, scratch), text: text.of(line, scratch) },
+            Said::Help { family, text } => {
+                Entry::Help { family: family.of(line, scratch), text: text.of(line, scratch) }
+            }
             Said::Type { family, kind } => Entry::Type { family: family.of(line, scratch), kind },
             Said::Unit { family, unit } => Entry::Unit { family: family.of(line, scratch), unit: &line[unit] },
             Said::Sample { name, value, timestamp_ms } => Entry::Sample(Sample {
@@ -643,26 +647,59 @@ mod tests {
     #[test]
     fn samples_are_read_in_all_their_forms() {
         /// Line; name, labels, value and timestamp.
-        type Case = (Format, &'static str, &'static str, &'static [(&'static str, &'static str)], &'static str, Option<i64>);
+        type Case =
+            (Format, &'static str, &'static str, &'static [(&'static str, &'static str)], &'static str, Option<i64>);
         let cases: &[Case] = &[
             (TEXT, "up 1", "up", &[], "1", None),
             (TEXT, "up{} NaN", "up", &[], "NaN", None),
             (TEXT, "up{}1", "up", &[], "1", None),
             (TEXT, " \tup \t{ a = \"1\" ,\tb=\"2\", } \t+Inf \t-5 ", "up", &[("a", "1"), ("b", "2")], "+Inf", Some(-5)),
-            (TEXT, "a:b{c=\"\"} 12345678901234567890.123456789012345678 1700000000007", "a:b", &[("c", "")], "12345678901234567890.123456789012345678", Some(1_700_000_000_007)),
+            (
+                TEXT,
+                "a:b{c=\"\"} 12345678901234567890.123456789012345678 1700000000007",
+                "a:b",
+                &[("c", "")],
+                "12345678901234567890.123456789012345678",
+                Some(1_700_000_000_007),
+            ),
             (TEXT, r#"up{a="q\" b\\ n\n u\x {},= #"} 1"#, "up", &[("a", "q\" b\\ n\n u\\x {},= #")], "1", None),
-            (TEXT, "up{a=\"\u{e4}\u{1f4b6}\",b=\"\\\\\u{1f4b6}\"} -1e-7\r", "up", &[("a", "\u{e4}\u{1f4b6}"), ("b", "\\\u{1f4b6}")], "-1e-7", None),
-            (TEXT, r#"{"metric.name","label name"="v\"",x="y"} 1"#, "metric.name", &[("label name", "v\""), ("x", "y")], "1", None),
+            (
+                TEXT,
+                "up{a=\"\u{e4}\u{1f4b6}\",b=\"\\\\\u{1f4b6}\"} -1e-7\r",
+                "up",
+                &[("a", "\u{e4}\u{1f4b6}"), ("b", "\\\u{1f4b6}")],
+                "-1e-7",
+                None,
+            ),
+            (
+                TEXT,
+                r#"{"metric.name","label name"="v\"",x="y"} 1"#,
+                "metric.name",
+                &[("label name", "v\""), ("x", "y")],
+                "1",
+                None,
+            ),
             (TEXT, r#"{x="y","quo\"ted"} 1"#, "quo\"ted", &[("x", "y")], "1", None),
             (TEXT, r#"up{"a b"="c"} 1"#, "up", &[("a b", "c")], "1", None),
             (OPEN, "up 1 1700000000.0071", "up", &[], "1", Some(1_700_000_000_007)),
             (OPEN, "up 1 -1", "up", &[], "1", Some(-1000)),
-            (OPEN, r#"a_bucket{le="1"} 11 # {trace_id="K\"5"} 9.8 1520879607.789"#, "a_bucket", &[("le", "1")], "11", None),
+            (
+                OPEN,
+                r#"a_bucket{le="1"} 11 # {trace_id="K\"5"} 9.8 1520879607.789"#,
+                "a_bucket",
+                &[("le", "1")],
+                "11",
+                None,
+            ),
             (OPEN, r#"a_bucket{le="1"} 11 1 # {} 9.8"#, "a_bucket", &[("le", "1")], "11", Some(1000)),
         ];
         for (format, line, name, labels, value, timestamp_ms) in cases {
             sample(*format, line, |sample| {
-                assert_eq!((sample.name, sample.value, sample.timestamp_ms, sample.line), (*name, *value, *timestamp_ms, 1), "{line}");
+                assert_eq!(
+                    (sample.name, sample.value, sample.timestamp_ms, sample.line),
+                    (*name, *value, *timestamp_ms, 1),
+                    "{line}"
+                );
                 assert_eq!(sample.labels.iter().collect::<Vec<_>>(), *labels, "{line}");
             });
         }
@@ -672,13 +709,16 @@ mod tests {
     fn comments_are_read() {
         let body = "# HELP up Whether\\n\\\\ it \"is\".\r\n#TYPE up gauge\n# TYPE \"a.b\" counter \n# UNIT up seconds\n\n# any EOF\n# HELP\n# EOF";
         let open = said(OPEN, Limits::default(), body.as_bytes(), &[]).expect("a good body");
-        assert_eq!(open, [
-            r#"Help { family: "up", text: "Whether\n\\ it \"is\"." }"#,
-            r#"Type { family: "up", kind: Gauge }"#,
-            r#"Type { family: "a.b", kind: Counter }"#,
-            r#"Unit { family: "up", unit: "seconds" }"#,
-            "Eof",
-        ]);
+        assert_eq!(
+            open,
+            [
+                r#"Help { family: "up", text: "Whether\n\\ it \"is\"." }"#,
+                r#"Type { family: "up", kind: Gauge }"#,
+                r#"Type { family: "a.b", kind: Counter }"#,
+                r#"Unit { family: "up", unit: "seconds" }"#,
+                "Eof",
+            ]
+        );
         let text = said(TEXT, Limits::default(), body.as_bytes(), &[]).expect("a good body");
         assert_eq!(text, open[..3]);
     }
@@ -747,10 +787,8 @@ mod tests {
     type Written = (String, Vec<(String, String)>, String, Option<i64>);
 
     fn samples() -> impl Strategy<Value = Vec<Written>> {
-        let value = prop_oneof![
-            "[-+]?[0-9]{1,20}([.][0-9]{0,18})?",
-            any::<f64>().prop_map(crate::exposition::encode::float),
-        ];
+        let value =
+            prop_oneof!["[-+]?[0-9]{1,20}([.][0-9]{0,18})?", any::<f64>().prop_map(crate::exposition::encode::float),];
         let labels = proptest::collection::vec((any::<String>(), texts(1250)), 0..6);
         let timestamp = proptest::option::of(-1_000_000_000_000_i64..10_000_000_000_000);
         proptest::collection::vec((any::<String>(), labels, value, timestamp), 0..8)
@@ -823,9 +861,18 @@ mod tests {
     fn promtool(body: &str) -> Option<(Option<i32>, String)> {
         use std::io::Write as _;
         use std::process::{Command, Stdio};
-        let child = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let child = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
         let Ok(mut child) = child else {
-            assert_ne!(std::env::var("COSTREAM_TEST_REQUIRE").as_deref(), Ok("all"), "promtool is not installed (Debian's package prometheus)");
+            assert_ne!(
+                std::env::var("COSTREAM_TEST_REQUIRE").as_deref(),
+                Ok("all"),
+                "promtool is not installed (Debian's package prometheus)"
+            );
             eprintln!("skipped: promtool is not installed (Debian's package prometheus)");
             return None;
         };
@@ -841,7 +888,12 @@ mod tests {
         let long = "\"\\\n\u{e4}\u{1f4b6}\t,={}#".repeat(700);
         for row in 1..4 {
             let row = row.to_string();
-            writer.sample("billed_cost", [("Service Name", long.as_str()), ("U__a", "b"), ("\u{e4}:", ""), ("x_row", &row)], "12345678901234567890.123456789012345678", Some(1_700_000_000_007));
+            writer.sample(
+                "billed_cost",
+                [("Service Name", long.as_str()), ("U__a", "b"), ("\u{e4}:", ""), ("x_row", &row)],
+                "12345678901234567890.123456789012345678",
+                Some(1_700_000_000_007),
+            );
         }
         writer.family("polls", Kind::Counter, "Polls.");
         writer.sample("polls", [("", "empty name")], "NaN", None);
@@ -853,10 +905,36 @@ mod tests {
     #[test]
     fn promtool_takes_and_refuses_what_we_do() {
         for body in [
-            "up 1\n", "up{} NaN\n", " \tup \t{ a = \"1\" ,\tb=\"2\", } \t+Inf \t-5\n", "up{a=\"q\\\" b\\\\ n\\n {},= #\"} 1\n", "up 1e-7\n", "up .5\n", "up 5.\n",
-            "up infinity\n", "# any\nup 1\n", "#TYPE up gauge\nup 1\n", "# TYPE up  counter\nup 1\n", "# HELP up\nup 1\n",
-            "up\n", "up \n", "up x\n", "up 1 x\n", "up 1 1.5\n", "up 1 1 1\n", "0up 1\n", "{} 1\n", "up{a} 1\n", "up{a=1} 1\n", "up{a=\"1} 1\n",
-            "up{a=\"1\" b=\"2\"} 1\n", "up{a:b=\"1\"} 1\n", "up{,} 1\n", "up{0=\"1\"} 1\n", "# TYPE up gouge\nup 1\n", "# TYPE up gauge x\nup 1\n", "up 1 # {} 1\n",
+            "up 1\n",
+            "up{} NaN\n",
+            " \tup \t{ a = \"1\" ,\tb=\"2\", } \t+Inf \t-5\n",
+            "up{a=\"q\\\" b\\\\ n\\n {},= #\"} 1\n",
+            "up 1e-7\n",
+            "up .5\n",
+            "up 5.\n",
+            "up infinity\n",
+            "# any\nup 1\n",
+            "#TYPE up gauge\nup 1\n",
+            "# TYPE up  counter\nup 1\n",
+            "# HELP up\nup 1\n",
+            "up\n",
+            "up \n",
+            "up x\n",
+            "up 1 x\n",
+            "up 1 1.5\n",
+            "up 1 1 1\n",
+            "0up 1\n",
+            "{} 1\n",
+            "up{a} 1\n",
+            "up{a=1} 1\n",
+            "up{a=\"1} 1\n",
+            "up{a=\"1\" b=\"2\"} 1\n",
+            "up{a:b=\"1\"} 1\n",
+            "up{,} 1\n",
+            "up{0=\"1\"} 1\n",
+            "# TYPE up gouge\nup 1\n",
+            "# TYPE up gauge x\nup 1\n",
+            "up 1 # {} 1\n",
         ] {
             let ours = said(TEXT, Limits::default(), body.as_bytes(), &[]);
             let Some((status, said)) = promtool(body) else { return };

@@ -183,7 +183,9 @@ costream_build_info{version="1"} 1 1700000000.007
 
     #[test]
     fn doubles_are_written_as_prometheus_reads_them() {
-        for (value, text) in [(1.5, "1.5"), (f64::NAN, "NaN"), (f64::INFINITY, "+Inf"), (f64::NEG_INFINITY, "-Inf"), (-0.0, "-0")] {
+        for (value, text) in
+            [(1.5, "1.5"), (f64::NAN, "NaN"), (f64::INFINITY, "+Inf"), (f64::NEG_INFINITY, "-Inf"), (-0.0, "-0")]
+        {
             assert_eq!(float(value), text);
         }
     }

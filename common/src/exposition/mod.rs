@@ -8,9 +8,9 @@
 //! Specifications: "Exposition formats" of the Prometheus documentation; OpenMetrics 1.0;
 //! Prometheus' UTF-8 proposal for quoted and escaped names.
 
-pub mod escape;
-pub mod encode;
 pub mod decode;
+pub mod encode;
+pub mod escape;
 
 use std::cmp::Reverse;
 
@@ -127,7 +127,7 @@ pub fn preferred(accept: &str, offers: &[&str]) -> Option<usize> {
 /// writer's format. Leaves out exemplars, units and the `# EOF`, which is the writer's to say.
 ///
 /// # Errors
-/// The text is no OpenMetrics: a label value of the registry may lack its escapes.
+/// The text is no OpenMetrics.
 pub fn transcode(openmetrics: &str, writer: &mut TextWriter) -> Result<(), DecodeError> {
     let mut decoder = Decoder::new(Format::OpenMetrics100, Limits::default());
     let mut input = openmetrics.as_bytes();

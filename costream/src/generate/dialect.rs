@@ -202,7 +202,7 @@ pub(crate) static AZURE_COLONS: Dialect = Dialect { tags: TagForm::Colons, ..AZU
 pub(crate) static GCP: Dialect = Dialect { tags: TagForm::List, decimals: DecimalForm::Scientific('e'), ..STRICT };
 pub(crate) static OCI: Dialect = Dialect {
     null: "NULL",
-    billing_time: TimeForm::Zoneless,
+    billing_time: TimeForm::ZuluMinutes,
     charge_time: TimeForm::ZuluMinutes,
     tags: TagForm::Equals,
     ..STRICT

@@ -117,9 +117,9 @@ fn object<'c>(entries: impl Iterator<Item = (String, &'c Cell)>) -> String {
     let mut text = String::from("{");
     for (nth, (key, value)) in entries.enumerate() {
         if nth > 0 {
-            text.push_str(", ");
+            text.push(',');
         }
-        let _ = write!(text, "{}: {}", json_text(&key), value.to_json());
+        let _ = write!(text, "{}:{}", json_text(&key), value.to_json());
     }
     text.push('}');
     text
@@ -127,7 +127,7 @@ fn object<'c>(entries: impl Iterator<Item = (String, &'c Cell)>) -> String {
 
 fn list(items: &[Cell]) -> String {
     let items: Vec<_> = items.iter().map(Cell::to_json).collect();
-    format!("[{}]", items.join(", "))
+    format!("[{}]", items.join(","))
 }
 
 /// A text in JSON's quotes.

@@ -53,6 +53,7 @@ fn a_wrong_configuration_is_named_with_key_line_and_status_2() {
         ("exporter:\n  sourcs: []\n", "line 2", "sourcs"),
         ("handler:\n  listen_adress: a\n", "line 2", "listen_adress"),
         ("scraper:\n  targets:\n    - url: here\n", "line 3", "url"),
+        ("exporter:\n  poll_interval: soon\n", "line 2", "poll_interval"),
         ("exportr: {}\n", "line 1", "exportr"),
     ] {
         house.write("wrong.yaml", text);

@@ -16,69 +16,69 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How a run ended.
 #[derive(Debug)]
-pub struct Ran {
-    pub status: Option<i32>,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Ran {
+    pub(crate) status: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ran {
     /// The lines that say what went wrong.
-    pub fn complaints(&self) -> Vec<&str> {
+    pub(crate) fn complaints(&self) -> Vec<&str> {
         self.err.lines().filter(|line| line.starts_with("costream: ")).collect()
     }
 
     /// Ended with this status.
     #[track_caller]
-    pub fn ended(self, status: i32) -> Self {
+    pub(crate) fn ended(self, status: i32) -> Self {
         assert_eq!(self.status, Some(status), "out: {}\nerr: {}", self.out, self.err);
         self
     }
 }
 
 /// A directory with a data directory in it.
-pub struct House {
+pub(crate) struct House {
     dir: TempDir,
 }
 
 impl House {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().expect("a temporary directory") }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         std::fs::write(&path, bytes).expect("written");
         path
     }
 
     /// A command in this directory; the data directory is the default one.
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_costream"));
         command.args(args).current_dir(self.dir.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
     /// Runs to the end.
-    pub fn run(&self, args: &[&str]) -> Ran {
+    pub(crate) fn run(&self, args: &[&str]) -> Ran {
         let output = self.command(args).output().expect("the binary starts");
         let text = |bytes| String::from_utf8(bytes).expect("text");
         Ran { status: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
 
     /// A generated report.
-    pub fn report(&self, name: &str, rows: u64, seed: u64, profile: &str) -> PathBuf {
+    pub(crate) fn report(&self, name: &str, rows: u64, seed: u64, profile: &str) -> PathBuf {
         let (rows, seed) = (rows.to_string(), seed.to_string());
         self.run(&["generate", "--rows", &rows, "--seed", &seed, "--profile", profile, "--out", name]).ended(0);
         self.path(name)
     }
 
     /// What the store has, by SQL, as the oracle has it.
-    pub fn stored(&self, more: &[&str]) -> Sums {
+    pub(crate) fn stored(&self, more: &[&str]) -> Sums {
         let statement = "SELECT billingperiodstart, billingcurrency, count(*), sum(billedcost), sum(effectivecost), sum(listcost), \
                          sum(contractedcost) FROM costs GROUP BY billingperiodstart, billingcurrency";
         let mut args = vec!["sql", statement, "--format", "csv"];
@@ -99,16 +99,16 @@ impl House {
 }
 
 /// Rows and the four costs, by month and currency.
-pub type Sums = BTreeMap<(String, String), Sum>;
+pub(crate) type Sums = BTreeMap<(String, String), Sum>;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sum {
-    pub rows: u64,
-    pub costs: [BigDecimal; 4],
+pub(crate) struct Sum {
+    pub(crate) rows: u64,
+    pub(crate) costs: [BigDecimal; 4],
 }
 
 /// The same by another hand, from a report's text: no line of ours is in it.
-pub fn oracle(reports: &[&Path]) -> Sums {
+pub(crate) fn oracle(reports: &[&Path]) -> Sums {
     let mut sums = Sums::new();
     for report in reports {
         let bytes = std::fs::read(report).expect("a report");
@@ -142,7 +142,7 @@ fn month(text: &str) -> String {
 
 /// Waits until something is so.
 #[track_caller]
-pub fn wait_for<T>(what: &str, mut is_so: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut is_so: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = is_so() {
@@ -154,14 +154,14 @@ pub fn wait_for<T>(what: &str, mut is_so: impl FnMut() -> Option<T>) -> T {
 }
 
 /// A `costream run` that goes on until it is told to end.
-pub struct Running {
+pub(crate) struct Running {
     child: Child,
     out: PathBuf,
 }
 
 impl Running {
     /// Starts, and waits until it shows its addresses.
-    pub fn start(house: &House, args: &[&str]) -> Self {
+    pub(crate) fn start(house: &House, args: &[&str]) -> Self {
         let out = house.path("out.txt");
         let file = std::fs::File::create(&out).expect("a file");
         let free = ["--exporter.listen-address", "127.0.0.1:0", "--handler.listen-address", "127.0.0.1:0"];
@@ -175,19 +175,19 @@ impl Running {
         running
     }
 
-    pub fn printed(&self) -> String {
+    pub(crate) fn printed(&self) -> String {
         std::fs::read_to_string(&self.out).expect("what it printed")
     }
 
     /// The address of `exporter` or `handler`.
-    pub fn url(&self, role: &str) -> String {
+    pub(crate) fn url(&self, role: &str) -> String {
         let printed = self.printed();
         let line = printed.lines().find(|line| line.split_whitespace().next() == Some(role));
         line.and_then(|line| line.split_whitespace().last()).expect("an address").to_owned()
     }
 
     /// Ends it as a service manager does.
-    pub fn terminate(mut self) -> Option<i32> {
+    pub(crate) fn terminate(mut self) -> Option<i32> {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
         wait_for("the end", || self.child.try_wait().expect("a child")).code()
@@ -202,7 +202,7 @@ impl Drop for Running {
 }
 
 /// A server that answers each request with the same status and body.
-pub fn server(answer: &'static str) -> SocketAddr {
+pub(crate) fn server(answer: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     std::thread::spawn(move || {

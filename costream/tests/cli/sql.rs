@@ -20,7 +20,7 @@ fn csv_is_rfc_4180_with_empty_nulls() {
     assert_eq!(
         ran.out,
         "billedcost,billingperiodstart,servicename,tags,unit,x_row\n\
-         1.5,2026-08-01T00:00:00Z,\"a, \"\"b\"\"\nc\",\"{\"\"org.unit\"\": \"\"x:y\"\"}\",x:y,1\n\
+         1.5,2026-08-01T00:00:00Z,\"a, \"\"b\"\"\nc\",\"{\"\"org.unit\"\":\"\"x:y\"\"}\",x:y,1\n\
          0.000000000000000001,2026-09-01T00:00:00Z,,,,2\n"
     );
 }
@@ -31,7 +31,7 @@ fn json_keeps_every_digit() {
     assert_eq!(
         ran.out,
         "[\n{\"billedcost\": 1.5, \"billingperiodstart\": \"2026-08-01T00:00:00Z\", \"servicename\": \"a, \\\"b\\\"\\nc\", \
-         \"tags\": {\"org.unit\": \"x:y\"}, \"unit\": \"x:y\", \"x_row\": 1},\n\
+         \"tags\": {\"org.unit\":\"x:y\"}, \"unit\": \"x:y\", \"x_row\": 1},\n\
          {\"billedcost\": 0.000000000000000001, \"billingperiodstart\": \"2026-09-01T00:00:00Z\", \"servicename\": null, \
          \"tags\": null, \"unit\": null, \"x_row\": 2}\n]\n"
     );
@@ -45,7 +45,7 @@ fn a_table_is_one_line_a_row() {
         lines,
         [
             "          billedcost  servicename",
-            "--------------------  ------------",
+            "--------------------  -----------",
             r#"                 1.5  a, \"b\"\nc"#,
             "0.000000000000000001  NULL",
         ]

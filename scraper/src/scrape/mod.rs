@@ -7,7 +7,6 @@
 pub mod series;
 pub mod text;
 
-
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -101,7 +100,10 @@ impl ScrapeError {
             Self::Arrow { source, .. } => matches!(source, IpcError::Body(_) | IpcError::Cut),
             // A snapshot may have been superseded, which the next list of them says.
             Self::Text { source, .. } => {
-                matches!(source, TextError::Body(_) | TextError::Cut | TextError::Elsewhere { .. } | TextError::Totals(_))
+                matches!(
+                    source,
+                    TextError::Body(_) | TextError::Cut | TextError::Elsewhere { .. } | TextError::Totals(_)
+                )
             }
             Self::Series { source, .. } => matches!(source, SeriesError::Body(_)),
             Self::Announcement { .. } | Self::Totals { .. } | Self::TimedOut { .. } => true,
@@ -145,11 +147,17 @@ pub struct Scraped {
 ///
 /// # Errors
 /// The body breaks off or is not what was asked for.
-pub async fn records(part: Part, body: Body, asked: &Snapshot, shutdown: CancellationToken) -> Result<Scraped, ScrapeError> {
+pub async fn records(
+    part: Part,
+    body: Body,
+    asked: &Snapshot,
+    shutdown: CancellationToken,
+) -> Result<Scraped, ScrapeError> {
     let Body { url, form, chunks, .. } = body;
     let (pull, snapshot, schema) = match form {
         Form::Arrow => {
-            let reader = Reader::open(chunks).await.map_err(|source| ScrapeError::Arrow { url: url.clone(), source })?;
+            let reader =
+                Reader::open(chunks).await.map_err(|source| ScrapeError::Arrow { url: url.clone(), source })?;
             let snapshot = announced(&url, &reader.schema(), asked)?;
             let schema = reader.schema();
             (Pull::Arrow(Box::new(reader)), snapshot, schema)
@@ -184,7 +192,8 @@ fn totals(part: Part, snapshot: &Snapshot) -> Totals {
 /// The one snapshot that an Arrow stream announces: of the scope asked for, and no older.
 fn announced(url: &str, schema: &SchemaRef, asked: &Snapshot) -> Result<Snapshot, ScrapeError> {
     let wrong = |reason: String| ScrapeError::Announcement { url: url.to_owned(), reason };
-    let snapshots = announced_snapshots(schema).map_err(|error| wrong(format!("its announcement cannot be read: {error}")))?;
+    let snapshots =
+        announced_snapshots(schema).map_err(|error| wrong(format!("its announcement cannot be read: {error}")))?;
     let snapshot = match snapshots.as_deref() {
         Some([snapshot]) => snapshot.clone(),
         Some(several) => return Err(wrong(format!("announces {} snapshots, one was asked for", several.len()))),
@@ -201,7 +210,15 @@ fn announced(url: &str, schema: &SchemaRef, asked: &Snapshot) -> Result<Snapshot
 
 /// The batches of a Prometheus target's scrape.
 pub fn series_batches(url: String, reader: SeriesReader, shutdown: CancellationToken) -> Batches {
-    until(shutdown, Arriving { pull: Pull::Series(Box::new(reader)), url, announced: Totals::default(), arrived: Totals::default() })
+    until(
+        shutdown,
+        Arriving {
+            pull: Pull::Series(Box::new(reader)),
+            url,
+            announced: Totals::default(),
+            arrived: Totals::default(),
+        },
+    )
 }
 
 enum Pull {
@@ -225,10 +242,14 @@ impl Arriving {
             Pull::Arrow(reader) => reader.next().await.map_err(|source| ScrapeError::Arrow { url: url(), source })?,
             Pull::Text(reader) => reader.next().await.map_err(|source| ScrapeError::Text { url: url(), source })?,
             // A scrape without a snapshot announces nothing; it was found whole before.
-            Pull::Series(reader) => return reader.next().await.map_err(|source| ScrapeError::Series { url: url(), source }),
+            Pull::Series(reader) => {
+                return reader.next().await.map_err(|source| ScrapeError::Series { url: url(), source });
+            }
         };
         match &batch {
-            Some(batch) => self.arrived.add_batch(batch).map_err(|source| ScrapeError::Uncountable { url: url(), source })?,
+            Some(batch) => {
+                self.arrived.add_batch(batch).map_err(|source| ScrapeError::Uncountable { url: url(), source })?
+            }
             None => self.arrived.check(&self.announced).map_err(|source| ScrapeError::Totals { url: url(), source })?,
         }
         Ok(batch)
@@ -270,4 +291,3 @@ pub fn cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Scr
     }
     None
 }
-

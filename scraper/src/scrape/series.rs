@@ -118,7 +118,11 @@ impl Spooled {
         mut chunks: BoxStream<'static, Result<Bytes, BodyError>>,
         limits: &SeriesLimits,
     ) -> Result<Self, SeriesError> {
-        let file = tokio::task::spawn_blocking(tempfile::tempfile).await.map_err(io::Error::other).flatten().map_err(SeriesError::Spool)?;
+        let file = tokio::task::spawn_blocking(tempfile::tempfile)
+            .await
+            .map_err(io::Error::other)
+            .flatten()
+            .map_err(SeriesError::Spool)?;
         let mut spooled = Self { file: File::from_std(file), format, samples: 0 };
         let mut decoder = Decoder::new(format, Limits::default());
         let mut body_bytes = 0_u64;
@@ -143,10 +147,16 @@ impl Spooled {
         let line = sample.line;
         self.samples += 1;
         check(line, "sample_limit", limits.samples, self.samples, || "samples".to_owned())?;
-        check(line, "label_limit", limits.labels as u64, sample.labels.len() as u64 + 1, || format!("labels of {}", sample.name))?;
+        check(line, "label_limit", limits.labels as u64, sample.labels.len() as u64 + 1, || {
+            format!("labels of {}", sample.name)
+        })?;
         for (name, value) in [("__name__", sample.name)].into_iter().chain(sample.labels.iter()) {
-            check(line, "label_name_length_limit", limits.label_name_bytes as u64, name.len() as u64, || format!("label {name}"))?;
-            check(line, "label_value_length_limit", limits.label_value_bytes as u64, value.len() as u64, || format!("value of label {name}"))?;
+            check(line, "label_name_length_limit", limits.label_name_bytes as u64, name.len() as u64, || {
+                format!("label {name}")
+            })?;
+            check(line, "label_value_length_limit", limits.label_value_bytes as u64, value.len() as u64, || {
+                format!("value of label {name}")
+            })?;
         }
         if sample.timestamp_ms.is_some_and(|ms| DateTime::from_timestamp_millis(ms).is_none()) {
             return Err(SeriesError::Time { line });
@@ -177,7 +187,13 @@ impl Spooled {
     }
 }
 
-fn check(line: u64, name: &'static str, limit: u64, found: u64, what: impl FnOnce() -> String) -> Result<(), SeriesError> {
+fn check(
+    line: u64,
+    name: &'static str,
+    limit: u64,
+    found: u64,
+    what: impl FnOnce() -> String,
+) -> Result<(), SeriesError> {
     if limit > 0 && found > limit { Err(SeriesError::Limit { line, what: what(), name, limit }) } else { Ok(()) }
 }
 
@@ -341,7 +357,8 @@ mod tests {
     async fn scrape(body: &str, limits: &SeriesLimits) -> Result<Vec<RecordBatch>, SeriesError> {
         let chunks: Vec<_> = body.as_bytes().chunks(7).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
         let spooled = Spooled::receive(Format::Text004, futures::stream::iter(chunks).boxed(), limits).await?;
-        let mut reader = spooled.batches("node".to_owned(), DateTime::from_timestamp_millis(42).expect("a time")).await?;
+        let mut reader =
+            spooled.batches("node".to_owned(), DateTime::from_timestamp_millis(42).expect("a time")).await?;
         let mut batches = Vec::new();
         while let Some(batch) = reader.next().await? {
             batches.push(batch);
@@ -360,7 +377,12 @@ mod tests {
         let times = batch[TIMESTAMP].as_primitive::<TimestampMicrosecondType>();
         assert_eq!(times.values().to_vec(), [42_000, 1_500_000, 1_500_000, 42_000]);
         let values = batch["value"].as_primitive::<Float64Type>();
-        assert!(values.value(0) == 1.0 && values.value(1) == f64::INFINITY && values.value(2).is_nan() && values.value(3) == 0.25);
+        assert!(
+            values.value(0) == 1.0
+                && values.value(1) == f64::INFINITY
+                && values.value(2).is_nan()
+                && values.value(3) == 0.25
+        );
         let labels = batch["labels"].as_map().value(1);
         assert_eq!(labels.column(1).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["x\"y", "2"]);
         assert_eq!(text(SERIES, 1), text(SERIES, 2), "the order of labels and an empty one make no other series");
@@ -371,7 +393,13 @@ mod tests {
     #[tokio::test]
     async fn a_scrape_beyond_a_limit_brings_nothing() {
         let body = "up{a=\"123\"} 1\nup{a=\"12345\",bc=\"1\"} 1\n";
-        let exact = SeriesLimits { samples: 2, labels: 3, label_name_bytes: 8, label_value_bytes: 5, body_bytes: body.len() as u64 };
+        let exact = SeriesLimits {
+            samples: 2,
+            labels: 3,
+            label_name_bytes: 8,
+            label_value_bytes: 5,
+            body_bytes: body.len() as u64,
+        };
         assert_eq!(scrape(body, &exact).await.expect("within its limits")[0].num_rows(), 2);
         for (limits, name) in [
             (SeriesLimits { samples: 1, ..exact }, "sample_limit 1"),

@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Decimal128Builder, Int64Builder, MapBuilder, MapFieldNames, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
+    ArrayRef, Decimal128Builder, Int64Builder, MapBuilder, MapFieldNames, RecordBatch, StringBuilder,
+    TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -27,7 +28,8 @@ use costream_common::exposition::escape::{Name, unescape_name};
 use costream_common::focus::kind_of;
 use costream_common::money::{Amount, PRECISION, SCALE, Sum};
 use costream_common::record::{
-    ColumnKind, Group, GroupTotals, MAX_GROUPS, ScopeKey, SnapshotId, Totals, TotalsMismatch, X_ROW, X_SCOPE, X_SNAPSHOT, X_SOURCE, row_field,
+    ColumnKind, Group, GroupTotals, MAX_GROUPS, ScopeKey, SnapshotId, Totals, TotalsMismatch, X_ROW, X_SCOPE,
+    X_SNAPSHOT, X_SOURCE, row_field,
 };
 use costream_common::stream::ipc::BodyError;
 use futures::StreamExt as _;
@@ -245,7 +247,11 @@ impl Records {
     fn new(key: &ScopeKey, snapshot: SnapshotId) -> Self {
         Self {
             section: Section::Columns,
-            constants: [(X_SOURCE, key.source.to_string()), (X_SCOPE, key.scope.to_string()), (X_SNAPSHOT, snapshot.to_string())],
+            constants: [
+                (X_SOURCE, key.source.to_string()),
+                (X_SCOPE, key.scope.to_string()),
+                (X_SNAPSHOT, snapshot.to_string()),
+            ],
             columns: Vec::new(),
             rows: Rows::new(&[]),
             arrived: Totals::default(),
@@ -275,7 +281,9 @@ impl Records {
             Section::Rows => return self.rows.take(sample, &self.constants),
             Section::Totals => self.totals(sample)?,
             Section::Ended if sample.value == "1" => {}
-            Section::Ended => return Err(value(sample.line, sample.name, sample.value, "count of the one snapshot asked for")),
+            Section::Ended => {
+                return Err(value(sample.line, sample.name, sample.value, "count of the one snapshot asked for"));
+            }
         }
         Ok(Batch::Open)
     }
@@ -285,7 +293,10 @@ impl Records {
         check_constants(sample, &self.constants)?;
         let label = |what| TextError::Label { line, column: "column".to_owned(), what };
         let column = sample.labels.get("column").ok_or_else(|| label("is missing"))?;
-        if column == X_ROW || self.constants.iter().any(|(name, _)| *name == column) || self.columns.iter().any(|other| other == column) {
+        if column == X_ROW
+            || self.constants.iter().any(|(name, _)| *name == column)
+            || self.columns.iter().any(|other| other == column)
+        {
             return Err(label("names a column that is there already"));
         }
         if self.columns.len() >= MAX_COLUMNS {
@@ -332,7 +343,9 @@ impl Records {
         }
         let mut announced = Totals::default();
         for (group, totals) in &self.announced {
-            let (Some(rows), [Some(billed), Some(effective), Some(list), Some(contracted)]) = (totals.rows, totals.sums) else {
+            let (Some(rows), [Some(billed), Some(effective), Some(list), Some(contracted)]) =
+                (totals.rows, totals.sums)
+            else {
                 return Err(TextError::Incomplete(group.clone()));
             };
             announced.add_group(group.clone(), &GroupTotals { rows, billed, effective, list, contracted });
@@ -388,7 +401,12 @@ impl Rows {
             schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
             columns: columns
                 .iter()
-                .map(|name| Column { name: name.clone(), label: Name::Label.escape(name).into_owned(), cells: Cells::new(kind_of(name)), stamp: 0 })
+                .map(|name| Column {
+                    name: name.clone(),
+                    label: Name::Label.escape(name).into_owned(),
+                    cells: Cells::new(kind_of(name)),
+                    stamp: 0,
+                })
                 .collect(),
             by_name: columns.iter().enumerate().map(|(at, name)| (name.clone(), at)).collect(),
             ordinals: Int64Builder::with_capacity(EXPECTED_ROWS),
@@ -448,12 +466,17 @@ impl Rows {
     fn check_cost(&mut self, sample: Sample<'_>) -> Result<(), TextError> {
         const COST: &str = "BilledCost";
         let line = sample.line;
-        let billed = Amount::parse(sample.value.as_bytes()).map_err(|_| value(line, sample.name, sample.value, "exact amount"))?;
+        let billed = Amount::parse(sample.value.as_bytes())
+            .map_err(|_| value(line, sample.name, sample.value, "exact amount"))?;
         match sample.labels.get(COST) {
             Some(text) if text == sample.value || Amount::parse(text.as_bytes()) == Ok(billed) => Ok(()),
             Some(text) => Err(value(line, COST, text, "amount like the sample's value")),
             None => {
-                let at = *self.by_name.get(COST).ok_or(TextError::Label { line, column: COST.to_owned(), what: "was not announced as a column" })?;
+                let at = *self.by_name.get(COST).ok_or(TextError::Label {
+                    line,
+                    column: COST.to_owned(),
+                    what: "was not announced as a column",
+                })?;
                 let column = &mut self.columns[at];
                 column.stamp = self.stamp;
                 column.cells.take(sample.value).map_err(|expected| value(line, COST, sample.value, expected))
@@ -465,7 +488,8 @@ impl Rows {
         if self.rows == 0 {
             return Ok(None);
         }
-        let mut arrays: Vec<ArrayRef> = self.columns.iter_mut().map(|column| column.cells.finish()).collect::<Result<_, _>>()?;
+        let mut arrays: Vec<ArrayRef> =
+            self.columns.iter_mut().map(|column| column.cells.finish()).collect::<Result<_, _>>()?;
         arrays.push(Arc::new(self.ordinals.finish()));
         self.rows = 0;
         self.bytes = 0;
@@ -478,10 +502,15 @@ impl Cells {
         let texts = || StringBuilder::with_capacity(EXPECTED_ROWS, EXPECTED_ROWS * 16);
         match kind {
             ColumnKind::Text => Self::Text(texts()),
-            ColumnKind::Decimal => Self::Decimal(Decimal128Builder::with_capacity(EXPECTED_ROWS).with_data_type(kind.data_type())),
-            ColumnKind::Timestamp => Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(EXPECTED_ROWS).with_timezone("UTC")),
+            ColumnKind::Decimal => {
+                Self::Decimal(Decimal128Builder::with_capacity(EXPECTED_ROWS).with_data_type(kind.data_type()))
+            }
+            ColumnKind::Timestamp => {
+                Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(EXPECTED_ROWS).with_timezone("UTC"))
+            }
             ColumnKind::Tags => {
-                let names = MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
+                let names =
+                    MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
                 Self::Tags(Box::new(MapBuilder::new(Some(names), texts(), texts())))
             }
         }
@@ -495,7 +524,9 @@ impl Cells {
         }
         match self {
             Self::Text(cells) => cells.append_value(text),
-            Self::Decimal(cells) => cells.append_value(Amount::parse(text.as_bytes()).map_err(|_| "exact amount")?.units()),
+            Self::Decimal(cells) => {
+                cells.append_value(Amount::parse(text.as_bytes()).map_err(|_| "exact amount")?.units())
+            }
             Self::Timestamp(cells) => cells.append_value(time(text).ok_or("time")?.timestamp_micros()),
             Self::Tags(cells) => {
                 let mut json = serde_json::Deserializer::from_str(text);
@@ -580,7 +611,8 @@ mod tests {
         }
         let asked = snapshot("a.csv", 1, &[], 0).snapshot;
         tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(async {
-            let mut reader = TextReader::open(format, futures::stream::iter(chunks).boxed(), &key("a.csv"), asked).await?;
+            let mut reader =
+                TextReader::open(format, futures::stream::iter(chunks).boxed(), &key("a.csv"), asked).await?;
             let mut batches = Vec::new();
             while let Some(batch) = reader.next().await? {
                 assert_eq!(batch.schema(), reader.schema());
@@ -614,7 +646,10 @@ mod tests {
         let batches = [batch(&many, 1)];
         let body = text_body(Format::Text004, &snapshot("a.csv", 1, &batches, 0), &batches);
         let read = read(Format::Text004, &body, &[]).expect("a whole body");
-        assert_eq!(read.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [MAX_BATCH_ROWS, many.len() - MAX_BATCH_ROWS]);
+        assert_eq!(
+            read.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(),
+            [MAX_BATCH_ROWS, many.len() - MAX_BATCH_ROWS]
+        );
         assert_eq!(arrow::compute::concat_batches(&read[0].schema(), &read).expect("one batch"), batches[0]);
     }
 
@@ -628,7 +663,9 @@ mod tests {
     #[test]
     fn quoted_and_reordered_labels_are_the_same_columns() {
         let body = body(Format::Text004);
-        let quoted = body.replace("U__x__Cost_20_Note=", "\"x_Cost Note\"=").replace("{BillingPeriodStart=\"2024-09-01T00:00:00+00:00\",", "{");
+        let quoted = body
+            .replace("U__x__Cost_20_Note=", "\"x_Cost Note\"=")
+            .replace("{BillingPeriodStart=\"2024-09-01T00:00:00+00:00\",", "{");
         let reordered = quoted.replace(",x_row=", ",BillingPeriodStart=\"2024-09-01T00:00:00+00:00\",x_row=");
         assert!(reordered.contains("\"x_Cost Note\"=") && reordered.matches(",BillingPeriodStart=").count() == 4);
         assert_eq!(read(Format::Text004, &reordered, &[]).expect("a whole body"), [batch(&charges(), 1)]);
@@ -640,33 +677,55 @@ mod tests {
         let totals = good.find("# HELP costream_records_rows").expect("totals");
         let rows = good.find("# HELP billed_cost").expect("rows");
         for (bad, error) in [
-            (good.replace("column=\"BilledCost\"", "column=\"billed\""), "label BilledCost was not announced as a column"),
-            (good.replace("column=\"EffectiveCost\"", "column=\"BilledCost\""), "label column names a column that is there already"),
-            (good.replace("column=\"EffectiveCost\"", "column=\"x_row\""), "label column names a column that is there already"),
+            (
+                good.replace("column=\"BilledCost\"", "column=\"billed\""),
+                "label BilledCost was not announced as a column",
+            ),
+            (
+                good.replace("column=\"EffectiveCost\"", "column=\"BilledCost\""),
+                "label column names a column that is there already",
+            ),
+            (
+                good.replace("column=\"EffectiveCost\"", "column=\"x_row\""),
+                "label column names a column that is there already",
+            ),
             (good.replacen(",x_row=\"2\"", "", 1), "label x_row is missing"),
             (good.replacen("x_row=\"2\"", "x_row=\"two\"", 1), "x_row: \"two\" is no ordinal"),
             (good.replacen("x_row=\"2\"", "x_row=\"2\",BilledCost=\"1\"", 1), "label BilledCost comes twice"),
             (good.replace("reports/*.csv", "other.csv"), "x_source is \"other.csv\", not \"reports/*.csv\""),
-            (good.replacen("BilledCost=\"-0.5\"", "BilledCost=\"-0.6\"", 1), "BilledCost: \"-0.6\" is no amount like the sample's value"),
+            (
+                good.replacen("BilledCost=\"-0.5\"", "BilledCost=\"-0.6\"", 1),
+                "BilledCost: \"-0.6\" is no amount like the sample's value",
+            ),
             (good.replace("} -0.5\n", "} NaN\n"), "billed_cost: \"NaN\" is no exact amount"),
             (good.replace("BillingPeriodStart=\"2024-09-01T", "BillingPeriodStart=\"2024-13-01T"), "is no time"),
             (good.replacen("Tags=\"{", "Tags=\"[", 1), "is no JSON object of texts"),
             (good.replacen("x_row=\"2\"", "x_row=\"2\",extra=\"1\"", 1), "label extra was not announced as a column"),
             (good[..totals].to_owned(), "the text ends without its end mark"),
-            (good[..good.find("# HELP costream_records_snapshots").expect("the end")].to_owned(), "the text ends without its end mark"),
+            (
+                good[..good.find("# HELP costream_records_snapshots").expect("the end")].to_owned(),
+                "the text ends without its end mark",
+            ),
             (format!("{}{}", &good[..rows], &good[totals..]), "control totals differ: 0 rows arrived of 4"),
             (format!("{}{}", &good[totals..], &good[..totals]), "out of its place"),
-            (good.replace("costream_records_snapshots 1", "costream_records_snapshots 2"), "\"2\" is no count of the one snapshot asked for"),
-            (good.replace("# HELP costream_records_list_cost", "# HELP other\n").replace("costream_records_list_cost{", "other{"), "are not complete"),
+            (
+                good.replace("costream_records_snapshots 1", "costream_records_snapshots 2"),
+                "\"2\" is no count of the one snapshot asked for",
+            ),
+            (good.replace("\ncostream_records_list_cost{", "\nother{"), "are not complete"),
         ] {
             assert_ne!(bad, good, "{error}");
             let found = read(Format::Text004, &bad, &[]).expect_err(error).to_string();
             assert!(found.contains(error), "{found}, not {error}");
         }
-        let billed = good.lines().find(|line| line.starts_with("costream_records_billed_cost{") && line.contains("EUR")).expect("a total");
+        let billed = good
+            .lines()
+            .find(|line| line.starts_with("costream_records_billed_cost{") && line.contains("EUR"))
+            .expect("a total");
         let (name, amount) = billed.rsplit_once(' ').expect("a value");
         assert_eq!(amount, "-1");
-        let found = read(Format::Text004, &good.replace(billed, &format!("{name} -1.000000000000000001")), &[]).expect_err("a digit off");
+        let found = read(Format::Text004, &good.replace(billed, &format!("{name} -1.000000000000000001")), &[])
+            .expect_err("a digit off");
         assert!(matches!(found, TextError::Totals(_)), "{found}");
     }
 }

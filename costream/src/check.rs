@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use costream_common::config::{self, ConfigError};
 use costream_common::http::web::{WebConfig, WebConfigError};
+use costream_exporter::{Exporter, ExporterError};
 
 use crate::settings::ConfigFile;
 
@@ -14,6 +15,13 @@ pub(crate) enum CheckError {
     /// The file itself.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A certificate or header of a source.
+    #[error("configuration {}", path.display())]
+    Exporter {
+        path: PathBuf,
+        #[source]
+        source: ExporterError,
+    },
     /// A web configuration that it names.
     #[error("configuration {}: {section}.web_config_file", path.display())]
     Web {
@@ -30,6 +38,7 @@ pub(crate) enum CheckError {
 /// It is not: the key, the line and the reason.
 pub(crate) fn check(path: &Path) -> Result<(), CheckError> {
     let file: ConfigFile = config::load(path)?;
+    Exporter::check(&file.exporter).map_err(|source| CheckError::Exporter { path: path.to_owned(), source })?;
     let web_files = [
         ("exporter", &file.exporter.web_config_file),
         ("scraper", &file.scraper.web_config_file),

@@ -40,7 +40,8 @@ impl Ledger {
     /// The store cannot be asked.
     pub(crate) async fn of_store(place: &Place) -> Result<Self, SqlError> {
         let mut ledger = Self::default();
-        let known = "SELECT column_name FROM information_schema.columns WHERE table_schema = 'doc' AND table_name = 'costs'";
+        let known =
+            "SELECT column_name FROM information_schema.columns WHERE table_schema = 'doc' AND table_name = 'costs'";
         let mut columns = Vec::new();
         let mut answer = place.query(known, None).await?;
         while let Some(rows) = answer.rows.next().await {
@@ -55,7 +56,11 @@ impl Ledger {
         let sums: Vec<_> = SUMMED.into_iter().filter(known).collect();
         let statement = format!(
             "SELECT x_source, x_scope, count(*){} FROM costs GROUP BY x_source, x_scope{}",
-            groups.iter().map(|name| format!(", {name}")).chain(sums.iter().map(|name| format!(", sum({name})"))).collect::<String>(),
+            groups
+                .iter()
+                .map(|name| format!(", {name}"))
+                .chain(sums.iter().map(|name| format!(", sum({name})")))
+                .collect::<String>(),
             groups.iter().map(|name| format!(", {name}")).collect::<String>(),
         );
         let mut answer = place.query(&statement, None).await?;
@@ -70,7 +75,8 @@ impl Ledger {
     /// Adds a row of the store's answer; nothing when it is not as was asked for.
     fn add_row(&mut self, row: &[Cell], groups: &[&str], sums: &[&str]) -> Option<()> {
         let [source, scope, count, rest @ ..] = row else { return None };
-        let key = ScopeKey { source: SourceName::new(source.text()?).ok()?, scope: ScopeName::new(scope.text()?).ok()? };
+        let key =
+            ScopeKey { source: SourceName::new(source.text()?).ok()?, scope: ScopeName::new(scope.text()?).ok()? };
         let mut totals = GroupTotals { rows: count.text()?.parse().ok()?, ..GroupTotals::default() };
         let mut group = Group { billing_period: None, currency: None };
         for (name, cell) in groups.iter().chain(sums).zip(rest) {
@@ -181,10 +187,12 @@ mod tests {
     use super::*;
 
     fn ledger(scope: &str, rows: u64, billed: &str) -> Ledger {
-        let key = ScopeKey { source: SourceName::new("s").expect("a name"), scope: ScopeName::new(scope).expect("a name") };
+        let key =
+            ScopeKey { source: SourceName::new("s").expect("a name"), scope: ScopeName::new(scope).expect("a name") };
         let mut totals = Totals::default();
         let group = Group { billing_period: DateTime::from_timestamp(1_785_542_400, 0), currency: Some("USD".into()) };
-        totals.add_group(group, &GroupTotals { rows, billed: billed.parse().expect("a sum"), ..GroupTotals::default() });
+        totals
+            .add_group(group, &GroupTotals { rows, billed: billed.parse().expect("a sum"), ..GroupTotals::default() });
         Ledger(BTreeMap::from([(key, totals)]))
     }
 
@@ -193,7 +201,11 @@ mod tests {
         let report = ledger("a.csv", 2, "1.000000000000000001");
         assert_eq!(report.differences("store", &report), []);
         assert_eq!(report.differences("store", &ledger("a.csv", 2, "1.000000000000000002")).len(), 1);
-        assert_eq!(report.differences("store", &ledger("b.csv", 2, "1.000000000000000001")).len(), 2, "each scope by itself");
+        assert_eq!(
+            report.differences("store", &ledger("b.csv", 2, "1.000000000000000001")).len(),
+            2,
+            "each scope by itself"
+        );
         assert_eq!(report.differences("store", &Ledger::default()).len(), 1);
     }
 

@@ -57,7 +57,9 @@ async fn main() -> ExitCode {
             Ok(()) => Status::Good,
             Err(error) => told(&error, Status::Failed),
         },
-        Command::Reconcile(args) => reconcile::reconcile(args).await.unwrap_or_else(|error| told(&error, error.status())),
+        Command::Reconcile(args) => {
+            reconcile::reconcile(args).await.unwrap_or_else(|error| told(&error, error.status()))
+        }
         Command::Check(args) => match check::check(&args.config_file) {
             Ok(()) => Status::Good,
             Err(error) => told(&error, Status::Usage),

@@ -73,7 +73,10 @@ pub(crate) async fn reconcile(args: ReconcileArgs) -> Result<Status, ReconcileEr
     let data_dir = args.place.data_dir.as_deref();
     let settings = Settings::new(&args.sources, data_dir)?;
     settings.lay_sample_down().await?;
-    let place = Place::new(args.place.url.as_ref(), &settings.data_dir)?;
+    let place = match args.place.url.clone() {
+        Some(url) => Place::remote(url)?,
+        None => Place::configured(&settings.handler)?,
+    };
     let sources = settings.source_names();
     let spool_dir = settings.exporter.spool_dir.clone();
 

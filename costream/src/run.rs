@@ -106,21 +106,9 @@ pub(crate) async fn run(args: RunArgs) -> Result<Status, RunError> {
     settings.lay_sample_down().await?;
     let shutdown = shutdown::on_signal()?;
     let house = House::open(&args, settings, webs).await?;
-    let pass = match shutdown.run_until_cancelled(house.first_pass()).await {
-        Some(pass) => pass,
-        None if args.once => Err(RunError::Interrupted),
-        None => Ok(Pass::default()),
-    };
-    let told = pass.and_then(|pass| pass.tell(args.allow_rejects));
-    let status = match told {
-        Ok(_) if !args.once => {
-            house.go_on(&shutdown).await?;
-            Ok(Status::Good)
-        }
-        told => told,
-    };
+    let ran = house.run(&args, &shutdown).await;
     house.close().await;
-    status
+    ran
 }
 
 /// The web configurations: TLS and users of each address.
@@ -131,8 +119,13 @@ struct Webs {
 
 impl Webs {
     fn load(args: &RunArgs, settings: &Settings) -> Result<Self, WebConfigError> {
-        let load = |section: &Option<std::path::PathBuf>| args.web_config_file.as_ref().or(section.as_ref()).map(|path| WebConfig::load(path)).transpose();
-        Ok(Self { exporter: load(&settings.exporter.web_config_file)?, handler: load(&settings.handler.web_config_file)? })
+        let load = |section: &Option<std::path::PathBuf>| {
+            args.web_config_file.as_ref().or(section.as_ref()).map(|path| WebConfig::load(path)).transpose()
+        };
+        Ok(Self {
+            exporter: load(&settings.exporter.web_config_file)?,
+            handler: load(&settings.handler.web_config_file)?,
+        })
     }
 }
 
@@ -217,6 +210,19 @@ impl House {
         Ok(house)
     }
 
+    /// One pass; then on and on, unless that was to be all.
+    async fn run(&self, args: &RunArgs, shutdown: &CancellationToken) -> Result<Status, RunError> {
+        let Some(pass) = shutdown.run_until_cancelled(self.first_pass()).await else {
+            return if args.once { Err(RunError::Interrupted) } else { Ok(Status::Good) };
+        };
+        let status = pass?.tell(args.allow_rejects)?;
+        if args.once {
+            return Ok(status);
+        }
+        self.go_on(shutdown).await?;
+        Ok(Status::Good)
+    }
+
     fn serve(&mut self, door: Listener, router: axum::Router) {
         let serving = self.serving.clone();
         self.servers.spawn(async move {
@@ -231,7 +237,8 @@ impl House {
         let outcomes = self.watched("polling", self.exporter.poll_all()).await;
         for outcome in &outcomes {
             let Ok(polled) = &outcome.result else { continue };
-            let (report, rows, rejected) = (&polled.snapshot.key, polled.snapshot.totals.rows(), polled.snapshot.rejected);
+            let (report, rows, rejected) =
+                (&polled.snapshot.key, polled.snapshot.totals.rows(), polled.snapshot.rejected);
             if polled.changed {
                 tracing::info!(%report, rows, rejected, profile = %polled.profile, took = ?polled.took, "polled");
             } else {
@@ -287,7 +294,9 @@ impl House {
         shutdown.cancelled().await;
         let ended = tokio::time::timeout(DRAIN_WITHIN, async { while roles.join_next().await.is_some() {} }).await;
         if ended.is_err() {
-            tracing::warn!("some work was still under way after {DRAIN_WITHIN:?} and is broken off; the next run does it again");
+            tracing::warn!(
+                "some work was still under way after {DRAIN_WITHIN:?} and is broken off; the next run does it again"
+            );
         }
         Ok(())
     }
@@ -326,7 +335,9 @@ impl OwnWay {
         let hash = bcrypt::hash(&password, OWN_COST).map_err(|error| RunError::OwnWay(io::Error::other(error)))?;
         let (password_file, web_file) = (dir.path().join("password"), dir.path().join("web.yml"));
         tokio::fs::write(&password_file, password).await.map_err(RunError::OwnWay)?;
-        tokio::fs::write(&web_file, format!("basic_auth_users:\n  scraper: {hash}\n")).await.map_err(RunError::OwnWay)?;
+        tokio::fs::write(&web_file, format!("basic_auth_users:\n  scraper: {hash}\n"))
+            .await
+            .map_err(RunError::OwnWay)?;
         let door = serve::bind(NOBODY_ELSES, Some(WebConfig::load(&web_file)?), Exposure::LoopbackOnly).await?;
         let url: Url = door.url().parse().map_err(|error| RunError::OwnWay(io::Error::other(error)))?;
         let login = BasicAuth { username: "scraper".to_owned(), password: SecretSource::File(password_file) };
@@ -343,7 +354,8 @@ fn targets(own: Option<TargetConfig>, config: &ScraperConfig, exporter_address: 
         let this_machine = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
         this_machine && url.port_or_known_default() == port && !url.path().ends_with("/metrics")
     };
-    let own = own.map(|target| TargetConfig { name: Some("costream".to_owned()), interval: Span(SCRAPE_EVERY), ..target });
+    let own =
+        own.map(|target| TargetConfig { name: Some("costream".to_owned()), interval: Span(SCRAPE_EVERY), ..target });
     own.into_iter().chain(config.targets.iter().filter(|target| !is_own(&target.url)).cloned()).collect()
 }
 
@@ -378,7 +390,8 @@ impl Pass {
             }
         }
         for cycle in cycles {
-            pass.failures.extend(cycle.errors().map(|error| format!("scrape of {}: {}", cycle.target, one_line(error))));
+            pass.failures
+                .extend(cycle.errors().map(|error| format!("scrape of {}: {}", cycle.target, one_line(error))));
         }
         let differences = pass.report.differences("store", &pass.store);
         pass.failures.extend(differences.iter().map(|difference| difference.to_string()));

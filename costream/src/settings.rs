@@ -101,7 +101,8 @@ impl Settings {
     /// The data directory cannot be written.
     pub(crate) async fn lay_sample_down(&self) -> Result<(), SettingsError> {
         let path = sample::path(&self.data_dir);
-        let is_sample = |source: &SourceConfig| matches!(&source.location, Location::Files(given) if Path::new(given) == path);
+        let is_sample =
+            |source: &SourceConfig| matches!(&source.location, Location::Files(given) if Path::new(given) == path);
         if !self.exporter.sources.iter().any(is_sample) {
             return Ok(());
         }

@@ -9,6 +9,7 @@
 //!   poll_interval: 5m
 //!   retry_for: 30s                # how long a poll tries anew before it has failed
 //!   concurrent_polls: 2
+//!   limits: {max_record_bytes: 16777216, max_columns: 2000}
 //!   metrics:
 //!     dimensions: [ProviderName, ServiceName, Tags.team]
 //!     max_series: 10000
@@ -35,8 +36,9 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use url::Url;
 
+use crate::decode::Limits;
+use crate::dimensions::Dimensions;
 use crate::profile::ProfileName;
-use crate::rollup::Dimensions;
 
 /// Where the exporter listens unless told otherwise.
 pub const LISTEN_ADDRESS: &str = "127.0.0.1:2112";
@@ -64,6 +66,8 @@ pub struct ExporterConfig {
     pub retry_for: Span,
     /// Polls under way at once. Each holds a few batches in memory.
     pub concurrent_polls: NonZeroUsize,
+    /// What a report may ask of us at most.
+    pub limits: Limits,
     /// What `/metrics` sums over.
     pub metrics: MetricsConfig,
     /// Where reports come from.
@@ -81,6 +85,7 @@ impl Default for ExporterConfig {
             poll_interval: Duration::from_secs(300),
             retry_for: Span(Duration::from_secs(30)),
             concurrent_polls: NonZeroUsize::MIN.saturating_add(1),
+            limits: Limits::default(),
             metrics: MetricsConfig::default(),
             sources: Vec::new(),
         }
@@ -290,7 +295,9 @@ fn interval<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
 
 fn budget<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     match usize::deserialize(deserializer)? {
-        max_series if max_series < MIN_SERIES => Err(D::Error::custom(format!("max_series must be at least {MIN_SERIES}"))),
+        max_series if max_series < MIN_SERIES => {
+            Err(D::Error::custom(format!("max_series must be at least {MIN_SERIES}")))
+        }
         max_series => Ok(max_series),
     }
 }
@@ -353,6 +360,7 @@ mod tests {
   poll_interval: 1h
   retry_for: 1m
   concurrent_polls: 3
+  limits: {max_columns: 99}
   metrics: {dimensions: [ServiceName, x_Team, Tags.org], max_series: 500}
   sources:
     - {path: /reports, profile: aws, poll_interval: 1d}
@@ -366,8 +374,11 @@ mod tests {
 ",
         )
         .expect("a good section");
-        assert_eq!(config.spool_max_bytes, Some(20 << 30));
-        assert_eq!(config.sources.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["/reports", "azure", "https://host/b.csv?sig=***"]);
+        assert_eq!((config.spool_max_bytes, config.limits.max_columns), (Some(20 << 30), 99));
+        assert_eq!(
+            config.sources.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(),
+            ["/reports", "azure", "https://host/b.csv?sig=***"]
+        );
         let Location::Url { url, access } = &config.sources[1].location else { panic!("a url") };
         assert!(url.as_str().ends_with("sig=abc") && access.headers.len() == 2 && access.tls.insecure_skip_verify);
         assert!(!format!("{config:?}").contains("secret@") && !format!("{config:?}").contains("abc"));
@@ -380,7 +391,11 @@ mod tests {
             ("  sources:\n    - {name: a}\n", 3, "either `path` or `url`"),
             ("  sources:\n    - path: a\n      tls: {}\n", 3, "`tls`"),
             ("  sources:\n    - url: 'ftp://u:pw@b/'\n", 3, "neither http nor https"),
-            ("  sources:\n    - {url: 'http://b/', bearer_token: {env: A}, basic_auth: {username: a, password: {env: B}}}\n", 3, "exclude"),
+            (
+                "  sources:\n    - {url: 'http://b/', bearer_token: {env: A}, basic_auth: {username: a, password: {env: B}}}\n",
+                3,
+                "exclude",
+            ),
             ("  sources:\n    - {path: a}\n    - {path: a}\n", 3, "two sources are called a"),
             ("  sources:\n    - {pat: a}\n", 3, "pat"),
             ("  poll_interval: 0s\n", 2, "nought"),

@@ -1,22 +1,24 @@
 //! The exporter: sources of cost reports in, snapshots of exact records out, over HTTP.
 //!
-//! Modules stand in the order in which a report meets them; a module uses only those above it.
+//! A report meets the modules in this order, and a module uses only those before it: profile,
+//! decode, dimensions, config, source, convert, report, rollup, snapshot, sums, telemetry, poll, expose.
 //!
 //! Peak memory: per poll under way a few batches on each side of the disk, per reader one batch;
 //! and the series of one budget, four times over while they are made. Nothing grows with a report.
 
-pub mod profile;
 pub mod config;
-mod source;
-pub mod decode;
 pub mod convert;
+pub mod decode;
+mod dimensions;
+mod expose;
+mod poll;
+pub mod profile;
 pub mod report;
 mod rollup;
 mod snapshot;
+mod source;
 mod sums;
 mod telemetry;
-mod poll;
-mod expose;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -32,9 +34,9 @@ use crate::snapshot::Spool;
 use crate::source::Source;
 use crate::telemetry::Telemetry;
 
+pub use crate::dimensions::{DimensionError, Dimensions};
 pub use crate::expose::ARROW;
 pub use crate::poll::{PollError, PollOutcome, Polled, Progress};
-pub use crate::rollup::{DimensionError, Dimensions};
 pub use crate::snapshot::{SpoolError, spooled_snapshots};
 pub use crate::source::SourceError;
 
@@ -95,11 +97,12 @@ impl Exporter {
     pub async fn start(config: ExporterConfig) -> Result<Self, ExporterError> {
         let sources = sources(&config)?;
         let names: BTreeSet<SourceName> = sources.iter().map(|source| source.name.clone()).collect();
-        let ExporterConfig { spool_dir, spool_max_bytes, metrics, retry_for, concurrent_polls, .. } = config;
-        let opening =
-            tokio::task::spawn_blocking(move || Spool::open(&spool_dir, spool_max_bytes, metrics.dimensions, metrics.max_series, &names));
+        let ExporterConfig { spool_dir, spool_max_bytes, metrics, retry_for, limits, concurrent_polls, .. } = config;
+        let opening = tokio::task::spawn_blocking(move || {
+            Spool::open(&spool_dir, spool_max_bytes, metrics.dimensions, metrics.max_series, &names)
+        });
         let spool = opening.await.map_err(|error| SpoolError::Gone(error.to_string()))??;
-        let polls = Polls::new(spool, Telemetry::new(), retry_for.0, concurrent_polls.get());
+        let polls = Polls::new(spool, Telemetry::new(), retry_for.0, limits, concurrent_polls.get());
         polls.ready.refresh(&polls.spool).await;
         let sources = sources.into_iter().map(|source| Arc::new(Polling::new(source))).collect();
         let started_nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
@@ -147,7 +150,8 @@ impl Exporter {
 
 fn sources(config: &ExporterConfig) -> Result<Vec<Source>, ExporterError> {
     let source = |source: &config::SourceConfig| {
-        Source::new(source.clone(), config.poll_interval).map_err(|error| ExporterError::Source { name: source.name.clone(), source: error })
+        Source::new(source.clone(), config.poll_interval)
+            .map_err(|error| ExporterError::Source { name: source.name.clone(), source: error })
     };
     config.sources.iter().map(source).collect()
 }

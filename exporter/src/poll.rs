@@ -151,9 +151,24 @@ pub(crate) struct Polls {
 }
 
 impl Polls {
-    pub(crate) fn new(spool: Spool, telemetry: Telemetry, retry_for: Duration, concurrent_polls: usize) -> Self {
+    pub(crate) fn new(
+        spool: Spool,
+        telemetry: Telemetry,
+        retry_for: Duration,
+        limits: Limits,
+        concurrent_polls: usize,
+    ) -> Self {
         let places = tokio::sync::Semaphore::new(concurrent_polls);
-        Self { spool, telemetry, ready: Ready::default(), retry_for, limits: Limits::default(), concurrent_polls, places, flights: Mutex::default() }
+        Self {
+            spool,
+            telemetry,
+            ready: Ready::default(),
+            retry_for,
+            limits,
+            concurrent_polls,
+            places,
+            flights: Mutex::default(),
+        }
     }
 
     /// The polls under way.
@@ -162,7 +177,11 @@ impl Polls {
         let flights = locked(&self.flights);
         flights
             .iter()
-            .map(|(key, flight)| Progress { key: key.clone(), rows: count(&flight.rows), rejected: count(&flight.rejected) })
+            .map(|(key, flight)| Progress {
+                key: key.clone(),
+                rows: count(&flight.rows),
+                rejected: count(&flight.rejected),
+            })
             .collect()
     }
 }
@@ -208,7 +227,11 @@ impl Polling {
         };
         self.settle(&outcomes, gone, began);
         let is_change = |outcome: &PollOutcome| outcome.result.as_ref().is_ok_and(|polled| polled.changed);
-        if outcomes.iter().any(is_change) { polls.ready.refresh(&polls.spool).await } else { polls.ready.changed() }
+        if outcomes.iter().any(is_change) {
+            polls.ready.refresh(&polls.spool).await;
+        } else {
+            polls.ready.changed();
+        }
         outcomes
     }
 
@@ -277,7 +300,9 @@ impl Polling {
         let flight = InFlight::new(polls, key.clone());
         let options = DecodeOptions { profile: self.source.profile, file: item.shown.clone(), limits: polls.limits };
         let decoded = match Report::open(reader, options).await {
-            Ok(report) => self.write(polls, key, item, report, receipt, conversion, last.as_ref(), &flight.flight).await,
+            Ok(report) => {
+                self.write(polls, key, item, report, receipt, conversion, last.as_ref(), &flight.flight).await
+            }
             Err(error) => Err(blamed(error, &receipt)),
         };
         decoded.map(|(generation, changed, read_bytes)| polled(&generation, changed, read_bytes, began))
@@ -305,7 +330,9 @@ impl Polling {
                 ended => break ended.map(|_| ()),
             };
             match &piece {
-                Decoded::Batch(batch) => flight.rows.fetch_add(u64::try_from(batch.num_rows()).unwrap_or_default(), Ordering::Relaxed),
+                Decoded::Batch(batch) => {
+                    flight.rows.fetch_add(u64::try_from(batch.num_rows()).unwrap_or_default(), Ordering::Relaxed)
+                }
                 Decoded::Rejected(_) => flight.rejected.fetch_add(1, Ordering::Relaxed),
             };
             if pieces.send(Piece::from(piece)).await.is_err() {
@@ -318,7 +345,8 @@ impl Polling {
             Ok(()) => receipt.seal().await.map_err(PollError::from),
             Err(error) => Err(blamed(error, &receipt)),
         };
-        let is_known = |last: &&Arc<Generation>, digest: &Option<String>| digest.is_some() && last.seen().digest == *digest;
+        let is_known =
+            |last: &&Arc<Generation>, digest: &Option<String>| digest.is_some() && last.seen().digest == *digest;
         let (sealed, known) = match sealed {
             Ok(seen) => match last.filter(|last| is_known(last, &seen.digest)) {
                 Some(last) => (Ok(()), Some((last, seen))),
@@ -402,8 +430,12 @@ fn polled(generation: &Generation, changed: bool, read_bytes: u64, began: Instan
 /// Counts, and says, the scopes whose report is gone: their rows stay.
 fn gone(spool: &Spool, source: &SourceName, there: &BTreeSet<&ScopeName>) -> usize {
     let current = spool.current();
-    let gone = current.iter().map(|generation| generation.key()).filter(|key| key.source == *source && !there.contains(&key.scope));
-    gone.inspect(|key| tracing::warn!(source = %key.source, scope = %key.scope, "its report is gone; its rows stay")).count()
+    let gone = current
+        .iter()
+        .map(|generation| generation.key())
+        .filter(|key| key.source == *source && !there.contains(&key.scope));
+    gone.inspect(|key| tracing::warn!(source = %key.source, scope = %key.scope, "its report is gone; its rows stay"))
+        .count()
 }
 
 fn log(outcome: &PollOutcome) {

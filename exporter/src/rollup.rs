@@ -11,15 +11,15 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt::Write as _;
 
 use arrow::array::{Array, AsArray, Decimal128Array, MapArray, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{Decimal128Type, TimestampMicrosecondType};
 use chrono::{DateTime, Datelike as _, NaiveTime, SecondsFormat, Utc};
-use costream_common::focus;
 use costream_common::money::{Amount, Sum};
-use costream_common::record::{ColumnKind, GroupTotals};
+use costream_common::record::GroupTotals;
 use serde::{Deserialize, Serialize};
+
+use crate::dimensions::{Dimension, Dimensions, renamed};
 
 /// What the remainder carries in every dimension.
 pub(crate) const OTHER: &str = "other";
@@ -27,120 +27,6 @@ pub(crate) const OTHER: &str = "other";
 const CANDIDATES_PER_SERIES: usize = 4;
 /// Longest label value kept whole, in bytes.
 const MAX_VALUE_BYTES: usize = 200;
-/// The dimensions unless configured otherwise.
-const DEFAULT: [&str; 6] = ["ProviderName", "ServiceCategory", "ServiceName", "ChargeCategory", "SubAccountId", "RegionId"];
-/// Columns that FOCUS renamed: where the first is missing, the second stands in.
-const RENAMED: [(&str, &str); 1] = [("ProviderName", "ServiceProviderName")];
-/// Label names that are always there.
-const FIXED: [&str; 3] = ["source", "billing_period", "billing_currency"];
-
-/// What to sum over, in order.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Vec<String>")]
-pub struct Dimensions(Vec<Dimension>);
-
-/// One column, or one tag, to sum over.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Dimension {
-    column: String,
-    tag: Option<String>,
-    label: String,
-}
-
-/// A column that cannot be summed over.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum DimensionError {
-    /// An amount or a whole map: nothing to group by.
-    #[error("dimension {0}: an amount or a map is none; a tag is written as Tags.<key>")]
-    Kind(String),
-    /// Two dimensions, or one and a fixed label, would have the same label name.
-    #[error("dimension {0}: there is a label {1} already")]
-    Twice(String, String),
-    /// Not a name.
-    #[error("an empty name is no dimension")]
-    Empty,
-}
-
-impl TryFrom<Vec<String>> for Dimensions {
-    type Error = DimensionError;
-
-    fn try_from(names: Vec<String>) -> Result<Self, DimensionError> {
-        let mut labels: BTreeSet<String> = FIXED.iter().map(|label| (*label).to_owned()).collect();
-        let mut dimensions = Vec::with_capacity(names.len());
-        for name in names {
-            let dimension = Dimension::parse(&name)?;
-            if !labels.insert(dimension.label.clone()) {
-                return Err(DimensionError::Twice(name, dimension.label));
-            }
-            dimensions.push(dimension);
-        }
-        Ok(Self(dimensions))
-    }
-}
-
-impl Default for Dimensions {
-    fn default() -> Self {
-        Self(DEFAULT.iter().map(|name| Dimension::column(name)).collect())
-    }
-}
-
-impl Dimensions {
-    /// None: the sums of a source, period and currency.
-    pub fn none() -> Self {
-        Self(Vec::new())
-    }
-
-    /// The label names of a series, in order.
-    pub fn labels(&self) -> impl Iterator<Item = &str> {
-        FIXED.into_iter().chain(self.0.iter().map(|dimension| dimension.label.as_str()))
-    }
-
-    /// A text that differs when the sums would.
-    pub fn fingerprint(&self) -> String {
-        self.0.iter().fold(String::new(), |mut text, dimension| {
-            let _ = write!(text, "{}.{};", dimension.column, dimension.tag.as_deref().unwrap_or_default());
-            text
-        })
-    }
-}
-
-impl Dimension {
-    fn parse(name: &str) -> Result<Self, DimensionError> {
-        if name.is_empty() {
-            return Err(DimensionError::Empty);
-        }
-        match name.split_once('.') {
-            Some((column, tag)) if focus::kind_of(column) == ColumnKind::Tags && !tag.is_empty() => {
-                Ok(Self { tag: Some(tag.to_owned()), label: label(&format!("tag_{tag}")), ..Self::column(column) })
-            }
-            _ if matches!(focus::kind_of(name), ColumnKind::Decimal | ColumnKind::Tags) => Err(DimensionError::Kind(name.to_owned())),
-            _ => Ok(Self::column(name)),
-        }
-    }
-
-    fn column(name: &str) -> Self {
-        let column = focus::canonical(name).unwrap_or(name).to_owned();
-        Self { label: label(&column), column, tag: None }
-    }
-}
-
-/// A column's name as a label's: `ProviderName` is `provider_name`.
-fn label(column: &str) -> String {
-    let mut label = String::with_capacity(column.len() + 4);
-    let mut after_small = false;
-    for c in column.chars() {
-        if c.is_ascii_uppercase() && after_small {
-            label.push('_');
-        }
-        after_small = c.is_ascii_lowercase() || c.is_ascii_digit();
-        label.push(if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' });
-    }
-    if label.starts_with(|c: char| c.is_ascii_digit()) {
-        label.insert(0, '_');
-    }
-    label
-}
 
 /// A billing period as a label's value: `2024-09` when it begins a month, else the whole time; nothing when unknown.
 pub(crate) fn period_label(period: Option<DateTime<Utc>>) -> String {
@@ -180,10 +66,11 @@ impl Rollup {
     pub(crate) fn add_batch(&mut self, source: &str, batch: &RecordBatch) {
         let costs = ["BilledCost", "EffectiveCost", "ListCost", "ContractedCost"]
             .map(|name| batch.column_by_name(name).and_then(|array| array.as_primitive_opt::<Decimal128Type>()));
-        let periods = batch.column_by_name("BillingPeriodStart").and_then(|a| a.as_primitive_opt::<TimestampMicrosecondType>());
+        let periods =
+            batch.column_by_name("BillingPeriodStart").and_then(|a| a.as_primitive_opt::<TimestampMicrosecondType>());
         let currencies = batch.column_by_name("BillingCurrency").and_then(|array| array.as_string_opt::<i32>());
         let dimensions = std::mem::replace(&mut self.dimensions, Dimensions::none());
-        let columns: Vec<Column<'_>> = dimensions.0.iter().map(|dimension| Column::of(dimension, batch)).collect();
+        let columns: Vec<Column<'_>> = dimensions.list.iter().map(|dimension| Column::of(dimension, batch)).collect();
 
         let mut key = Vec::new();
         let mut period: (Option<i64>, String) = (None, String::new());
@@ -222,16 +109,16 @@ impl Rollup {
         if self.series.contains_key(key) || self.series.len() < candidates {
             return entry(&mut self.series, key);
         }
-        let remainder = folded(key, Fold::Dimensions, dimensions.0.len());
+        let remainder = folded(key, Fold::Dimensions, dimensions.list.len());
         if self.remainder.contains_key(&*remainder) || self.remainder.len() < candidates {
             return entry(&mut self.remainder, &remainder);
         }
-        entry(&mut self.remainder, &folded(key, Fold::Period, dimensions.0.len()))
+        entry(&mut self.remainder, &folded(key, Fold::Period, dimensions.list.len()))
     }
 
     /// The series within the budget, in order of their labels.
     pub(crate) fn into_series(self) -> Vec<Series> {
-        let (budget, free) = (self.max_series, self.dimensions.0.len());
+        let (budget, free) = (self.max_series, self.dimensions.list.len());
         let mut all = self.series;
         merge(&mut all, self.remainder);
         for fold in [Fold::Dimensions, Fold::Period] {
@@ -239,17 +126,24 @@ impl Rollup {
                 all = within(all, budget, |key| folded(key, fold, free));
             }
         }
-        let ordered: BTreeMap<Vec<String>, GroupTotals> = all.into_iter().map(|(key, totals)| (parts(&key), totals)).collect();
+        let ordered: BTreeMap<Vec<String>, GroupTotals> =
+            all.into_iter().map(|(key, totals)| (parts(&key), totals)).collect();
         ordered.into_iter().map(|(values, totals)| Series { values, totals }).collect()
     }
 }
 
 /// The largest series as they are and the others folded, so that all are at most `budget`,
 /// unless what they fold into is more by itself.
-fn within(all: HashMap<Box<[u8]>, GroupTotals>, budget: usize, fold: impl Fn(&[u8]) -> Box<[u8]>) -> HashMap<Box<[u8]>, GroupTotals> {
+fn within(
+    all: HashMap<Box<[u8]>, GroupTotals>,
+    budget: usize,
+    fold: impl Fn(&[u8]) -> Box<[u8]>,
+) -> HashMap<Box<[u8]>, GroupTotals> {
     let remainders: BTreeSet<Box<[u8]>> = all.keys().map(|key| fold(key)).collect();
     let (rest, mut ranked): (Vec<_>, Vec<_>) = all.into_iter().partition(|(key, _)| remainders.contains(key));
-    ranked.sort_by(|(a_key, a), (b_key, b)| (Reverse(magnitude(a.billed)), a_key).cmp(&(Reverse(magnitude(b.billed)), b_key)));
+    ranked.sort_by(|(a_key, a), (b_key, b)| {
+        (Reverse(magnitude(a.billed)), a_key).cmp(&(Reverse(magnitude(b.billed)), b_key))
+    });
     let folded = ranked.split_off(budget.saturating_sub(remainders.len()).min(ranked.len()));
     let mut kept: HashMap<_, _> = ranked.into_iter().chain(rest).collect();
     for (key, totals) in folded {
@@ -307,7 +201,11 @@ fn folded(key: &[u8], fold: Fold, free: usize) -> Box<[u8]> {
 }
 
 fn push_part(key: &mut Vec<u8>, value: &str) {
-    let (value, mark) = if value.len() <= MAX_VALUE_BYTES { (value, "") } else { (&value[..value.floor_char_boundary(MAX_VALUE_BYTES)], "…") };
+    let (value, mark) = if value.len() <= MAX_VALUE_BYTES {
+        (value, "")
+    } else {
+        (&value[..value.floor_char_boundary(MAX_VALUE_BYTES)], "…")
+    };
     let length = u32::try_from(value.len() + mark.len()).unwrap_or_default();
     key.extend_from_slice(&length.to_le_bytes());
     key.extend_from_slice(value.as_bytes());
@@ -341,12 +239,13 @@ enum Column<'a> {
 
 impl<'a> Column<'a> {
     fn of(dimension: &'a Dimension, batch: &'a RecordBatch) -> Self {
-        let renamed = RENAMED.iter().find(|(old, _)| *old == dimension.column).map(|(_, new)| *new);
-        let array = batch.column_by_name(&dimension.column).or_else(|| batch.column_by_name(renamed?));
+        let array =
+            batch.column_by_name(&dimension.column).or_else(|| batch.column_by_name(renamed(&dimension.column)?));
         let Some(array) = array else { return Self::Absent };
         if let Some(tag) = dimension.tag.as_deref() {
             let tags = array.as_map_opt();
-            let entries = tags.and_then(|tags| Some((tags, tags.keys().as_string_opt()?, tags.values().as_string_opt()?)));
+            let entries =
+                tags.and_then(|tags| Some((tags, tags.keys().as_string_opt()?, tags.values().as_string_opt()?)));
             return entries.map_or(Self::Absent, |(tags, keys, values)| Self::Tag { tags, keys, values, tag });
         }
         let text = array.as_string_opt().map(Self::Text);
@@ -358,7 +257,10 @@ impl<'a> Column<'a> {
             Self::Text(array) if array.is_valid(row) => push_part(key, array.value(row)),
             Self::Time(array) if array.is_valid(row) => {
                 let time = DateTime::from_timestamp_micros(array.value(row));
-                push_part(key, &time.map_or_else(String::new, |time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true)));
+                push_part(
+                    key,
+                    &time.map_or_else(String::new, |time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
+                );
             }
             Self::Tag { tags, keys, values, tag } if tags.is_valid(row) => {
                 let ends = tags.value_offsets();
@@ -403,8 +305,12 @@ mod tests {
             ("BilledCost", Arc::new(amounts.with_precision_and_scale(PRECISION, SCALE).expect("our own precision"))),
             ("Tags", Arc::new(tags.finish())),
         ];
-        let fields: Vec<_> = columns.iter().map(|(name, array)| arrow::datatypes::Field::new(*name, array.data_type().clone(), true)).collect();
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.into_iter().map(|(_, array)| array).collect()).expect("a batch")
+        let fields: Vec<_> = columns
+            .iter()
+            .map(|(name, array)| arrow::datatypes::Field::new(*name, array.data_type().clone(), true))
+            .collect();
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.into_iter().map(|(_, array)| array).collect())
+            .expect("a batch")
     }
 
     fn dimensions(names: &[&str]) -> Dimensions {
@@ -422,7 +328,11 @@ mod tests {
     fn sums_are_by_dimension_period_and_currency() {
         let mut rollup = Rollup::new(dimensions(&["Tags.team", "RegionId"]), 100);
         rollup.add_batch("s", &batch(&[(0, "USD", 1, 5), (0, "USD", 3, 7), (0, "EUR", 2, 1)]));
-        let shown: Vec<_> = rollup.into_series().into_iter().map(|s| (s.values.join("|"), s.totals.rows, s.totals.billed.to_string())).collect();
+        let shown: Vec<_> = rollup
+            .into_series()
+            .into_iter()
+            .map(|s| (s.values.join("|"), s.totals.rows, s.totals.billed.to_string()))
+            .collect();
         assert_eq!(
             shown,
             [
@@ -430,15 +340,6 @@ mod tests {
                 ("s|1970-01|USD|odd|".to_owned(), 2, "0.000000000000000012".to_owned()),
             ]
         );
-    }
-
-    #[test]
-    fn labels_are_named_as_prometheus_names_them() {
-        for (column, name) in [("ProviderName", "provider_name"), ("x_CostCenter", "x_cost_center"), ("SKUId", "skuid"), ("a b", "a_b"), ("1st", "_1st")] {
-            assert_eq!(label(column), name);
-        }
-        assert!(Dimensions::try_from(vec!["Source".to_owned()]).is_err(), "a fixed label");
-        assert!(Dimensions::try_from(vec!["ListCost".to_owned()]).is_err(), "an amount");
     }
 
     #[test]
@@ -452,7 +353,10 @@ mod tests {
     #[test]
     fn the_largest_keep_series_of_their_own() {
         let mut rollup = Rollup::new(dimensions(&["ServiceName"]), 3);
-        rollup.add_batch("s", &batch(&[(0, "USD", 1, 1), (0, "USD", 2, -9), (0, "USD", 3, 2), (0, "USD", 4, 3), (0, "USD", 5, 1)]));
+        rollup.add_batch(
+            "s",
+            &batch(&[(0, "USD", 1, 1), (0, "USD", 2, -9), (0, "USD", 3, 2), (0, "USD", 4, 3), (0, "USD", 5, 1)]),
+        );
         let shown: Vec<_> = rollup.into_series().into_iter().map(|s| (s.values[3].clone(), s.totals.rows)).collect();
         assert_eq!(shown, [("other".to_owned(), 3), ("service 2".to_owned(), 1), ("service 4".to_owned(), 1)]);
     }

@@ -30,8 +30,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::convert::Rejected;
+use crate::dimensions::Dimensions;
 use crate::profile::ProfileName;
-use crate::rollup::{Dimensions, Rollup, Series};
+use crate::rollup::{Rollup, Series};
 use crate::source::Seen;
 
 /// What a manifest of this form says in `format`. Others are of another version: not loaded.
@@ -201,7 +202,11 @@ impl Spool {
                     remove(dir, &stem);
                 }
                 Err(error) => {
-                    tracing::warn!(stem, error = costream_common::report::one_line(&error), "a snapshot is damaged: removed, to be polled anew");
+                    tracing::warn!(
+                        stem,
+                        error = costream_common::report::one_line(&error),
+                        "a snapshot is damaged: removed, to be polled anew"
+                    );
                     remove(dir, &stem);
                 }
             }
@@ -266,7 +271,14 @@ impl Spool {
         let records = begun.create(RECORDS, schema)?;
         let rejects = begun.create(REJECTS, &rejects_schema())?;
         let rollup = Rollup::new(shared.dimensions.clone(), shared.max_series);
-        let rejects = Quarantine { source: key.source.to_string(), file, writer: rejects, page: Page::default(), count: 0, reasons: BTreeMap::new() };
+        let rejects = Quarantine {
+            source: key.source.to_string(),
+            file,
+            writer: rejects,
+            page: Page::default(),
+            count: 0,
+            reasons: BTreeMap::new(),
+        };
         Ok(Writer { key, snapshot, records, rejects, totals: Totals::default(), rollup, begun })
     }
 
@@ -285,7 +297,8 @@ fn stem(key: &ScopeKey, snapshot: SnapshotId) -> String {
 fn ours(name: &str) -> Option<(&str, &str)> {
     let (stem, suffix) = name.split_once('.')?;
     let (digest, snapshot) = stem.split_once('-')?;
-    let named = digest.len() == 16 && digest.bytes().all(|b| b.is_ascii_hexdigit()) && snapshot.parse::<SnapshotId>().is_ok();
+    let named =
+        digest.len() == 16 && digest.bytes().all(|b| b.is_ascii_hexdigit()) && snapshot.parse::<SnapshotId>().is_ok();
     (named && SUFFIXES.contains(&suffix)).then_some((stem, suffix))
 }
 
@@ -322,7 +335,9 @@ pub fn spooled_snapshots(dir: &Path) -> Result<Vec<Snapshot>, SpoolError> {
 fn remove(dir: &Path, stem: &str) {
     for suffix in SUFFIXES {
         match fs::remove_file(dir.join(format!("{stem}.{suffix}"))) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!(stem, suffix, %error, "cannot remove from the spool"),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(stem, suffix, %error, "cannot remove from the spool");
+            }
             _ => {}
         }
     }
@@ -343,7 +358,8 @@ impl Generation {
     /// Loads what stands under a stem; nothing when its manifest is not there.
     fn load(spool: &Spool, stem: &str) -> Result<Option<Arc<Self>>, SpoolError> {
         let path = spool.path(stem, MANIFEST);
-        let damaged = |path: &Path, why: String| SpoolError::Read { path: path.to_owned(), source: ArrowError::IpcError(why) };
+        let damaged =
+            |path: &Path, why: String| SpoolError::Read { path: path.to_owned(), source: ArrowError::IpcError(why) };
         let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(|error| damaged(&path, error.to_string()))?,
@@ -450,7 +466,9 @@ impl Drop for Generation {
         if self.superseded.load(Ordering::Acquire) {
             remove(&self.dir, &self.stem);
             if let Some(shared) = self.spool.upgrade() {
-                shared.used_bytes.fetch_sub(self.manifest.records_bytes + self.manifest.rejects_bytes, Ordering::Relaxed);
+                shared
+                    .used_bytes
+                    .fetch_sub(self.manifest.records_bytes + self.manifest.rejects_bytes, Ordering::Relaxed);
             }
         }
     }
@@ -504,7 +522,8 @@ pub(crate) struct Batches {
 
 impl Batches {
     fn open(path: PathBuf, expected: u64) -> Result<Self, SpoolError> {
-        let opened = File::open(&path).map_err(ArrowError::from).and_then(|file| StreamReader::try_new_buffered(file, None));
+        let opened =
+            File::open(&path).map_err(ArrowError::from).and_then(|file| StreamReader::try_new_buffered(file, None));
         match opened {
             Ok(reader) => Ok(Self { path, reader, read: 0, expected, ended: false }),
             Err(source) => Err(SpoolError::Read { path, source }),
@@ -594,9 +613,15 @@ impl Writer {
         write_sums(&mut sums, &shared, &self.rollup.into_series()).map_err(failed)?;
         sums.get_ref().sync_all().map_err(failed)?;
 
-        let snapshot =
-            Snapshot { key: self.key, snapshot: self.snapshot, taken_at: Utc::now(), rejected: self.rejects.count, totals: self.totals };
-        let manifest = Manifest { format: FORMAT, snapshot, report, rejects: self.rejects.reasons, records_bytes, rejects_bytes };
+        let snapshot = Snapshot {
+            key: self.key,
+            snapshot: self.snapshot,
+            taken_at: Utc::now(),
+            rejected: self.rejects.count,
+            totals: self.totals,
+        };
+        let manifest =
+            Manifest { format: FORMAT, snapshot, report, rejects: self.rejects.reasons, records_bytes, rejects_bytes };
         write_manifest(&shared.dir, &begun.stem, &manifest)?;
         begun.done = true;
         let generation = Arc::new(Generation::new(&begun.spool, begun.stem.clone(), manifest));
@@ -629,7 +654,8 @@ impl Begun {
     /// Ends a file and brings it to the disk; its length in bytes.
     fn finish(&self, suffix: &str, writer: StreamWriter<BufWriter<Metered>>) -> Result<u64, SpoolError> {
         let mut writer = writer;
-        let finished = writer.finish().and_then(|()| writer.into_inner()).map_err(|error| self.failed(suffix, error))?;
+        let finished =
+            writer.finish().and_then(|()| writer.into_inner()).map_err(|error| self.failed(suffix, error))?;
         let file = finished.into_inner().map_err(|error| self.failed(suffix, error.into_error().into()))?;
         file.file.sync_all().map_err(|error| self.failed(suffix, error.into()))?;
         Ok(file.bytes.load(Ordering::Relaxed))
@@ -723,7 +749,8 @@ impl Quarantine {
         if length == 0 {
             return Ok(());
         }
-        let constant = |text: &str| Arc::new(arrow::array::StringArray::from_iter_values(std::iter::repeat_n(text, length)));
+        let constant =
+            |text: &str| Arc::new(arrow::array::StringArray::from_iter_values(std::iter::repeat_n(text, length)));
         let last = i64::try_from(self.count).unwrap_or(i64::MAX);
         let first = last - i64::try_from(length).unwrap_or_default() + 1;
         let batch = RecordBatch::try_new(

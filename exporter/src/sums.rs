@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use costream_common::record::ScopeKey;
 
-use crate::rollup::{Dimensions, Rollup, Series, period_label};
+use crate::dimensions::Dimensions;
+use crate::rollup::{Rollup, Series, period_label};
 use crate::snapshot::{Spool, SpoolError};
 
 /// While polls bring snapshot after snapshot, sums are made anew when this many times the time
@@ -102,7 +103,10 @@ impl Ready {
         let sums = tokio::task::spawn_blocking(move || Sums::of(&spool)).await;
         match sums.unwrap_or_else(|error| Err(SpoolError::Gone(error.to_string()))) {
             Ok(sums) => *self.sums.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(sums),
-            Err(error) => tracing::error!(error = costream_common::report::one_line(&error), "the sums of /metrics stay as they were"),
+            Err(error) => tracing::error!(
+                error = costream_common::report::one_line(&error),
+                "the sums of /metrics stay as they were"
+            ),
         }
         self.changed();
         *made = Some((Instant::now(), began.elapsed()));

@@ -56,7 +56,8 @@ pub(crate) struct Telemetry {
 impl Telemetry {
     pub(crate) fn new() -> Self {
         // 10 ms to 5 h.
-        let durations = Family::new_with_constructor((|| Histogram::new(exponential_buckets(0.01, 5.0, 10))) as fn() -> Histogram);
+        let durations =
+            Family::new_with_constructor((|| Histogram::new(exponential_buckets(0.01, 5.0, 10))) as fn() -> Histogram);
         let telemetry = Self {
             registry: Registry::default(),
             polls: Family::default(),
@@ -70,11 +71,31 @@ impl Telemetry {
 
     fn registered(mut self) -> Self {
         let registry = &mut self.registry;
-        registry.register("costream_polls", "Polls of a report ended, by result: changed, unchanged, failed", self.polls.clone());
-        registry.register("costream_poll_duration_seconds", "Time a poll of a report took, with its retries", self.durations.clone());
-        registry.register("costream_source_read_bytes", "Bytes read from a source, as they came", self.read_bytes.clone());
-        registry.register("costream_poll_retries", "Times a poll tried anew after a failure that may pass", self.retries.clone());
-        registry.register("costream_exporter_requests", "Requests answered, by route and status code", self.requests.clone());
+        registry.register(
+            "costream_polls",
+            "Polls of a report ended, by result: changed, unchanged, failed",
+            self.polls.clone(),
+        );
+        registry.register(
+            "costream_poll_duration_seconds",
+            "Time a poll of a report took, with its retries",
+            self.durations.clone(),
+        );
+        registry.register(
+            "costream_source_read_bytes",
+            "Bytes read from a source, as they came",
+            self.read_bytes.clone(),
+        );
+        registry.register(
+            "costream_poll_retries",
+            "Times a poll tried anew after a failure that may pass",
+            self.retries.clone(),
+        );
+        registry.register(
+            "costream_exporter_requests",
+            "Requests answered, by route and status code",
+            self.requests.clone(),
+        );
         let build = Family::<Vec<(&'static str, &'static str)>, Gauge>::default();
         build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION"))]).set(1);
         registry.register("costream_exporter_build_info", "The exporter's version", build);
@@ -163,7 +184,9 @@ impl Collector for Process {
             ("VmRSS:", "process_resident_memory_bytes", "Resident memory"),
             ("VmSize:", "process_virtual_memory_bytes", "Virtual memory"),
         ] {
-            if let Some(kilobytes) = status.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB")?.parse::<u32>().ok()) {
+            if let Some(kilobytes) =
+                status.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB")?.parse::<u32>().ok())
+            {
                 gauge(name, help, f64::from(kilobytes) * 1024.0)?;
             }
         }
@@ -172,7 +195,12 @@ impl Collector for Process {
         }
         if let Some(seconds) = cpu_seconds() {
             let counter = ConstCounter::new(seconds);
-            counter.encode(encoder.encode_descriptor("process_cpu_seconds", "Processor time spent", None, counter.metric_type())?)?;
+            counter.encode(encoder.encode_descriptor(
+                "process_cpu_seconds",
+                "Processor time spent",
+                None,
+                counter.metric_type(),
+            )?)?;
         }
         Ok(())
     }
@@ -203,8 +231,13 @@ mod tests {
         assert!(classic.contains("costream_source_read_bytes_total{source=\"a \\\"b\\\" \\\\c\"} 7\n"));
         assert!(classic.contains("# HELP costream_exporter_build_info ") && !classic.contains("# EOF"));
         let openmetrics = telemetry.text(Format::OpenMetrics100).expect("text");
-        assert!(openmetrics.contains("# TYPE costream_polls counter\n") && openmetrics.contains("costream_polls_total{"));
+        assert!(
+            openmetrics.contains("# TYPE costream_polls counter\n") && openmetrics.contains("costream_polls_total{")
+        );
         #[cfg(target_os = "linux")]
-        assert!(classic.contains("# TYPE process_cpu_seconds_total counter\n") && classic.contains("process_resident_memory_bytes "));
+        assert!(
+            classic.contains("# TYPE process_cpu_seconds_total counter\n")
+                && classic.contains("process_resident_memory_bytes ")
+        );
     }
 }

@@ -17,6 +17,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use costream_common::exposition::Format;
 use costream_common::exposition::decode::{Decoder, Entry, Limits};
+use costream_common::exposition::escape::unescape_name;
 use costream_common::money::Sum;
 use costream_common::record::{SNAPSHOTS_METADATA, Snapshot, Totals, announced_snapshots};
 use costream_exporter::config::ExporterConfig;
@@ -59,7 +60,9 @@ impl House {
         let path = self.path(name);
         fs::create_dir_all(Path::new(&path).parent().expect("a parent")).expect("a directory");
         // Written aside and renamed, as one should.
-        fs::write(format!("{path}.part"), text).and_then(|()| fs::rename(format!("{path}.part"), &path)).expect("write");
+        fs::write(format!("{path}.part"), text)
+            .and_then(|()| fs::rename(format!("{path}.part"), &path))
+            .expect("write");
         path
     }
 
@@ -74,7 +77,11 @@ impl House {
     /// Generations on disk.
     fn generations(&self) -> usize {
         let spool = fs::read_dir(self.dir.path().join("spool")).expect("the spool");
-        spool.filter(|entry| entry.as_ref().is_ok_and(|entry| entry.path().to_string_lossy().ends_with(".records.arrow"))).count()
+        spool
+            .filter(|entry| {
+                entry.as_ref().is_ok_and(|entry| entry.path().to_string_lossy().ends_with(".records.arrow"))
+            })
+            .count()
     }
 }
 
@@ -107,7 +114,10 @@ impl Answered {
     }
 
     fn value(&self, name: &str, label: (&str, &str)) -> Option<String> {
-        let found = self.samples().into_iter().find(|(found, labels, _)| found == name && labels.get(label.0).is_some_and(|value| value == label.1));
+        let found = self
+            .samples()
+            .into_iter()
+            .find(|(found, labels, _)| found == name && labels.get(label.0).is_some_and(|value| value == label.1));
         found.map(|(.., value)| value)
     }
 
@@ -143,7 +153,11 @@ async fn polled_once(exporter: &Exporter) -> Result<Polled, String> {
 }
 
 fn errors(outcomes: &[PollOutcome]) -> Vec<String> {
-    outcomes.iter().filter_map(|outcome| outcome.result.as_ref().err()).map(|error| costream_common::report::one_line(error)).collect()
+    outcomes
+        .iter()
+        .filter_map(|outcome| outcome.result.as_ref().err())
+        .map(|error| costream_common::report::one_line(error))
+        .collect()
 }
 
 /// Waits on a level.
@@ -193,24 +207,41 @@ async fn arrow_and_text_carry_the_same_rows() {
     for accept in ["text/plain", "application/openmetrics-text"] {
         let text = ask(&exporter, "GET", "/records", &[("accept", accept)]).await;
         let samples = text.samples();
-        let columns: Vec<&str> = samples.iter().filter(|(name, ..)| name == "costream_records_columns").map(|(_, labels, _)| labels["column"].as_str()).collect();
+        let columns: Vec<&str> = samples
+            .iter()
+            .filter(|(name, ..)| name == "costream_records_columns")
+            .map(|(_, labels, _)| labels["column"].as_str())
+            .collect();
         assert_eq!(columns, HEADER.split(',').collect::<Vec<_>>());
         let rows: Vec<_> = samples.iter().filter(|(name, ..)| name == "billed_cost").collect();
         for ((_, labels, value), cells) in rows.iter().zip(&cells) {
             let decimal = |text: &str| text.parse::<Sum>().expect("a decimal");
             assert_eq!(decimal(value), decimal(&cells["BilledCost"]));
-            let mut labels = labels.clone();
+            let meant = labels.iter().map(|(name, value)| (unescape_name(name).into_owned(), value.clone()));
+            let mut labels: BTreeMap<String, String> = meant.collect();
             let tags = labels.remove("Tags");
             assert_eq!(tags.as_deref(), (cells["x_row"] == "1").then_some(r#"{"team":"x"}"#));
-            assert!(["2024-09-01T00:00:00Z", "2024-10-01T00:00:00Z"].contains(&labels.remove("BillingPeriodStart").expect("a period").as_str()));
+            assert!(
+                ["2024-09-01T00:00:00Z", "2024-10-01T00:00:00Z"]
+                    .contains(&labels.remove("BillingPeriodStart").expect("a period").as_str())
+            );
             assert_eq!(labels.keys().collect::<Vec<_>>(), cells.keys().collect::<Vec<_>>());
             for (name, label) in labels.iter().filter(|(name, _)| !name.ends_with("Cost")) {
                 assert_eq!(*label, cells[name]);
             }
         }
         assert_eq!(rows.len(), 3);
-        let sums: Vec<_> = samples.iter().filter(|(name, ..)| name == "costream_records_billed_cost").map(|(_, labels, value)| (labels["billing_currency"].as_str(), labels["billing_period"].as_str(), value.as_str())).collect();
-        assert_eq!(sums, [("USD", "2024-09-01T00:00:00Z", "-0.900000000000000001"), ("EUR", "2024-10-01T00:00:00Z", "3")]);
+        let sums: Vec<_> = samples
+            .iter()
+            .filter(|(name, ..)| name == "costream_records_billed_cost")
+            .map(|(_, labels, value)| {
+                (labels["billing_currency"].as_str(), labels["billing_period"].as_str(), value.as_str())
+            })
+            .collect();
+        assert_eq!(
+            sums,
+            [("USD", "2024-09-01T00:00:00Z", "-0.900000000000000001"), ("EUR", "2024-10-01T00:00:00Z", "3")]
+        );
         let last = samples.last().expect("a last sample");
         assert_eq!((last.0.as_str(), last.2.as_str()), ("costream_records_snapshots", "1"));
         assert_eq!(text.text().ends_with("# EOF\n"), accept != "text/plain");
@@ -231,7 +262,9 @@ async fn reports_with_different_columns_are_one_stream() {
     assert_eq!(names, ["BilledCost", "x_A", "x_B", "x_source", "x_scope", "x_snapshot", "x_row"]);
     let shown = |column: &str| -> Vec<String> {
         let cells = batches.iter().flat_map(|batch| {
-            (0..batch.num_rows()).map(|row| array_value_to_string(batch.column_by_name(column).expect("a column"), row).expect("a value"))
+            (0..batch.num_rows()).map(|row| {
+                array_value_to_string(batch.column_by_name(column).expect("a column"), row).expect("a value")
+            })
         });
         cells.collect()
     };
@@ -243,7 +276,8 @@ async fn reports_with_different_columns_are_one_stream() {
     let one = fetch_arrow(&exporter, "/records?scope=a.csv").await.batches();
     assert_eq!(one.iter().map(RecordBatch::num_rows).sum::<usize>(), 1);
     let rejects = fetch_arrow(&exporter, "/rejects?scope=b.csv").await.batches();
-    let cells: Vec<String> = rejects[0].columns().iter().map(|column| array_value_to_string(column, 0).expect("a value")).collect();
+    let cells: Vec<String> =
+        rejects[0].columns().iter().map(|column| array_value_to_string(column, 0).expect("a value")).collect();
     let snapshot = exporter.snapshots()[1].snapshot.to_string();
     let file = format!("{dir}/b.csv");
     assert_eq!(cells, [dir.as_str(), &file, "3", "BilledCost", "not_a_number", "no", &dir, "b.csv", &snapshot, "1"]);
@@ -263,10 +297,12 @@ async fn metrics_sum_to_the_report() {
             let mut sums: BTreeMap<(String, String), Sum> = BTreeMap::new();
             for (_, labels, value) in metrics.samples().into_iter().filter(|(name, ..)| name == family) {
                 assert_eq!(labels["source"], path);
-                let sum = sums.entry((labels["billing_currency"].clone(), labels["billing_period"].clone())).or_default();
+                let sum =
+                    sums.entry((labels["billing_currency"].clone(), labels["billing_period"].clone())).or_default();
                 sum.add_sum(value.parse().expect("exact"));
             }
-            let sums: Vec<_> = sums.iter().map(|((currency, period), sum)| format!("{currency} {period} {sum}")).collect();
+            let sums: Vec<_> =
+                sums.iter().map(|((currency, period), sum)| format!("{currency} {period} {sum}")).collect();
             assert_eq!(sums, ["EUR 2024-10 3", "USD 2024-09 -0.900000000000000001"]);
         }
         let source = ("source", path.as_str());
@@ -298,9 +334,15 @@ async fn what_is_known_is_not_sent_and_what_is_compressed_is_the_same() {
             let mut text = String::new();
             let reader = tokio::io::BufReader::new(&packed.body[..]);
             if encoding == "gzip" {
-                async_compression::tokio::bufread::GzipDecoder::new(reader).read_to_string(&mut text).await.expect("gzip");
+                async_compression::tokio::bufread::GzipDecoder::new(reader)
+                    .read_to_string(&mut text)
+                    .await
+                    .expect("gzip");
             } else {
-                async_compression::tokio::bufread::ZstdDecoder::new(reader).read_to_string(&mut text).await.expect("zstd");
+                async_compression::tokio::bufread::ZstdDecoder::new(reader)
+                    .read_to_string(&mut text)
+                    .await
+                    .expect("zstd");
             }
             if path != "/metrics" {
                 assert_eq!(text, plain.text());
@@ -308,8 +350,11 @@ async fn what_is_known_is_not_sent_and_what_is_compressed_is_the_same() {
         }
     }
     let text = fetch(&exporter, "/records").await;
-    let (arrow, list, metrics) =
-        (fetch_arrow(&exporter, "/records").await, fetch(&exporter, "/snapshots").await, fetch(&exporter, "/metrics").await);
+    let (arrow, list, metrics) = (
+        fetch_arrow(&exporter, "/records").await,
+        fetch(&exporter, "/snapshots").await,
+        fetch(&exporter, "/metrics").await,
+    );
     assert_ne!(text.header("etag"), arrow.header("etag"));
     house.write("costs.csv", &csv(&ROWS[..2]));
     polled_once(&exporter).await.expect("a good poll");
@@ -364,7 +409,7 @@ async fn a_poll_that_fails_keeps_what_is_served() {
         house.write("costs.csv", broken);
         let error = polled_once(&exporter).await.expect_err(broken);
         assert!(error.contains(says) && error.contains("costs.csv") && !error.contains('\n'), "{error}");
-        assert_eq!(exporter.snapshots(), [first.clone()]);
+        assert_eq!(exporter.snapshots(), std::slice::from_ref(&first));
         assert_eq!((house.generations(), exporter.progress().len()), (1, 0));
         let metrics = fetch(&exporter, "/metrics").await;
         assert_eq!(metrics.value("costream_source_up", ("source", &path)).as_deref(), Some("0"));
@@ -455,7 +500,8 @@ async fn a_reader_that_stalls_holds_nobody_up() {
         assert!(polled_once(&exporter).await.expect("a good poll").changed);
         assert_eq!(house.generations(), 2, "the reader's files are there");
         let rest: Vec<_> = futures::StreamExt::collect(stalled).await;
-        let bytes: usize = first.len() + rest.into_iter().map(|chunk| chunk.expect("the old snapshot, whole").len()).sum::<usize>();
+        let bytes: usize =
+            first.len() + rest.into_iter().map(|chunk| chunk.expect("the old snapshot, whole").len()).sum::<usize>();
         assert!(bytes > 2_000_000, "{bytes}");
         until("the old files are removed", || house.generations() == 1).await;
 
@@ -499,7 +545,13 @@ async fn polling_goes_on_until_told_to_stop() {
         let (exporter, shutdown) = (exporter.clone(), shutdown.clone());
         async move { exporter.run(shutdown).await }
     });
-    let billed = |exporter: &Exporter| exporter.snapshots().iter().flat_map(|s| s.totals.groups().map(|(_, t)| t.billed.to_string()).collect::<Vec<_>>()).collect::<Vec<_>>();
+    let billed = |exporter: &Exporter| {
+        exporter
+            .snapshots()
+            .iter()
+            .flat_map(|s| s.totals.groups().map(|(_, t)| t.billed.to_string()).collect::<Vec<_>>())
+            .collect::<Vec<_>>()
+    };
     until("the first poll", || billed(&exporter) == ["1"]).await;
     house.write("costs.csv", "BilledCost\n2\n");
     until("the change", || billed(&exporter) == ["2"]).await;
@@ -608,7 +660,8 @@ async fn a_server_is_asked_for_what_has_changed_and_again_when_it_stumbles() {
     config.retry_for = "20s".parse().expect("a duration");
     let exporter = Exporter::start(config).await.expect("an exporter");
 
-    let report = Answer::new(200, "BilledCost\n1\n").with("etag", "\"1\"").with("content-type", "application/octet-stream");
+    let report =
+        Answer::new(200, "BilledCost\n1\n").with("etag", "\"1\"").with("content-type", "application/octet-stream");
     server.will(&[Answer::new(500, ""), report]);
     let first = polled_once(&exporter).await.expect("the second answer");
     assert!(first.changed && server.times_asked() == 2);
@@ -634,7 +687,13 @@ async fn a_server_is_asked_for_what_has_changed_and_again_when_it_stumbles() {
     for status in [401, 403, 404, 204] {
         server.will(&[Answer::new(status, "")]);
         let error = polled_once(&exporter).await.expect_err("no report");
-        assert!(error.contains(&status.to_string()) && error.contains("/costs.csv") && !error.contains("hush") && !error.contains("pw"), "{error}");
+        assert!(
+            error.contains(&status.to_string())
+                && error.contains("/costs.csv")
+                && !error.contains("hush")
+                && !error.contains("pw"),
+            "{error}"
+        );
         assert_eq!(server.times_asked(), 1, "{status} is final");
     }
     server.will(&[Answer::new(503, "").with("retry-after", "3600")]);

@@ -86,7 +86,11 @@ pub struct ColumnName(String);
 impl ColumnName {
     /// The table's name for a column that a report calls `name`.
     pub fn of(name: &str) -> Self {
-        let refused = |c: char| c.is_control() || c.is_whitespace() || matches!(c, ',' | ';' | '{' | '}' | '(' | ')' | '=' | '.' | '[' | ']' | '"' | '`');
+        let refused = |c: char| {
+            c.is_control()
+                || c.is_whitespace()
+                || matches!(c, ',' | ';' | '{' | '}' | '(' | ')' | '=' | '.' | '[' | ']' | '"' | '`')
+        };
         let mut column: String = name.to_lowercase().chars().map(|c| if refused(c) { '_' } else { c }).collect();
         if column.len() > MAX_COLUMN_BYTES {
             let end = (0..=MAX_COLUMN_BYTES).rev().find(|end| column.is_char_boundary(*end)).unwrap_or(0);

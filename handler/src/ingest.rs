@@ -15,7 +15,10 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use costream_common::record::{ColumnKind, ScopeKey, SnapshotId, Totals, TotalsError, TotalsMismatch, X_SCOPE, X_SNAPSHOT, X_SOURCE};
+use costream_common::focus;
+use costream_common::record::{
+    ColumnKind, ScopeKey, SnapshotId, Totals, TotalsError, TotalsMismatch, X_ROW, X_SCOPE, X_SNAPSHOT, X_SOURCE,
+};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
@@ -46,12 +49,24 @@ pub struct Receipt {
 #[non_exhaustive]
 pub enum IngestError {
     /// A column is of a type that no table has.
-    #[error("column {column} is {found}: text, decimal(38,18), timestamp in UTC, map of texts, integer, double and boolean are taken")]
+    #[error(
+        "column {column} is {found}: text, decimal(38,18), timestamp in UTC, map of texts, integer, double and boolean are taken"
+    )]
     Type {
         /// The column.
         column: String,
         /// Its type.
         found: DataType,
+    },
+    /// A FOCUS column of a type that its name does not call for.
+    #[error("column {column} is {found}, FOCUS has it as {expected:?}")]
+    Kind {
+        /// The column.
+        column: String,
+        /// Its type.
+        found: DataType,
+        /// What it is for.
+        expected: ColumnKind,
     },
     /// A batch does not have the columns that the delivery announced.
     #[error("a batch has other columns than its delivery")]
@@ -132,7 +147,10 @@ impl Ingest {
     /// Nothing has changed in the store: the delivery is not what it says, or the store failed.
     pub async fn deliver(&self, delivery: Delivery, announced: Option<Totals>) -> Result<Receipt, IngestError> {
         let Delivery { table, key, snapshot, schema, batches } = delivery;
-        let form = TableForm::of(&schema, Some((&key, snapshot)))?;
+        let mut form = TableForm::of(&schema, Some((&key, snapshot)))?;
+        if table == TableName::costs() {
+            form = form.of_charges()?;
+        }
         let received = Arc::new(AtomicU64::new(0));
         let delivery = Delivery {
             table,
@@ -159,7 +177,8 @@ impl Ingest {
         let Upsert { table, key, schema, batches } = upsert;
         let form = TableForm::of(&schema, None)?;
         let received = Arc::new(AtomicU64::new(0));
-        let upsert = Upsert { table, key, schema: form.schema.clone(), batches: checked(batches, form, None, received) };
+        let upsert =
+            Upsert { table, key, schema: form.schema.clone(), batches: checked(batches, form, None, received) };
         let upserted = self.store.upsert(upsert).await?;
         Ok(Receipt { received: upserted.received, stored: upserted.stored, rejected: 0, already: false })
     }
@@ -226,9 +245,18 @@ impl TableForm {
     /// `constants`: what the delivery's `x_source`, `x_scope` and `x_snapshot` columns must say;
     /// nothing leaves columns of such names alone.
     fn of(incoming: &SchemaRef, constants: Option<(&ScopeKey, SnapshotId)>) -> Result<Self, IngestError> {
-        let mut form = Self { incoming: incoming.clone(), schema: Arc::new(Schema::empty()), columns: Vec::new(), constants: Vec::new() };
+        let mut form = Self {
+            incoming: incoming.clone(),
+            schema: Arc::new(Schema::empty()),
+            columns: Vec::new(),
+            constants: Vec::new(),
+        };
         let constants: Vec<(&'static str, String)> = constants.map_or_else(Vec::new, |(key, snapshot)| {
-            vec![(X_SOURCE, key.source.to_string()), (X_SCOPE, key.scope.to_string()), (X_SNAPSHOT, snapshot.to_string())]
+            vec![
+                (X_SOURCE, key.source.to_string()),
+                (X_SCOPE, key.scope.to_string()),
+                (X_SNAPSHOT, snapshot.to_string()),
+            ]
         });
         for (at, field) in incoming.fields().iter().enumerate() {
             match constants.iter().find(|(name, _)| name.eq_ignore_ascii_case(field.name())) {
@@ -252,10 +280,30 @@ impl TableForm {
         Ok(form)
     }
 
+    /// In the table of charges a column's type is a matter of its name alone, so that one
+    /// sender's columns cannot stand in the way of another's.
+    fn of_charges(mut self) -> Result<Self, IngestError> {
+        let fields = self.schema.fields().iter().zip(&self.columns).map(|(field, at)| {
+            let name = self.incoming.field(*at).name();
+            let expected = focus::kind_of(name);
+            let wanted = if field.name() == X_ROW { DataType::Int64 } else { expected.data_type() };
+            let castable = wanted == DataType::Utf8 && matches!(field.data_type(), DataType::Int64 | DataType::Boolean);
+            if *field.data_type() == wanted || castable {
+                Ok(Field::new(field.name(), wanted, true))
+            } else {
+                Err(IngestError::Kind { column: name.clone(), found: field.data_type().clone(), expected })
+            }
+        });
+        self.schema = Arc::new(Schema::new(fields.collect::<Result<Vec<_>, _>>()?));
+        Ok(self)
+    }
+
     fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch, IngestError> {
         let same = |(a, b): (&Arc<Field>, &Arc<Field>)| a.name() == b.name() && a.data_type() == b.data_type();
         let schema = batch.schema_ref();
-        if schema.fields().len() != self.incoming.fields().len() || !schema.fields().iter().zip(self.incoming.fields()).all(same) {
+        if schema.fields().len() != self.incoming.fields().len()
+            || !schema.fields().iter().zip(self.incoming.fields()).all(same)
+        {
             return Err(IngestError::Columns);
         }
         for (at, column, expected) in &self.constants {
@@ -279,7 +327,9 @@ fn table_type(delivered: &DataType) -> Option<DataType> {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => Some(DataType::Utf8),
         DataType::Dictionary(_, value) => table_type(value),
         DataType::Int64 | DataType::Float64 | DataType::Boolean => Some(delivered.clone()),
-        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::UInt8 | DataType::UInt16 | DataType::UInt32 => Some(DataType::Int64),
+        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::UInt8 | DataType::UInt16 | DataType::UInt32 => {
+            Some(DataType::Int64)
+        }
         DataType::Map(entries, _) => {
             let DataType::Struct(entry) = entries.data_type() else { return None };
             let texts = entry.len() == 2 && entry.iter().all(|field| *field.data_type() == DataType::Utf8);
@@ -293,7 +343,8 @@ fn table_type(delivered: &DataType) -> Option<DataType> {
 /// once each.
 fn first_other(column: &ArrayRef, expected: &str) -> Result<Option<String>, ArrowError> {
     let other = |texts: &StringArray, at: usize| texts.is_null(at) || texts.value(at) != expected;
-    let shown = |texts: &StringArray, at: usize| if texts.is_null(at) { "null".to_owned() } else { texts.value(at).to_owned() };
+    let shown =
+        |texts: &StringArray, at: usize| if texts.is_null(at) { "null".to_owned() } else { texts.value(at).to_owned() };
     if column.null_count() == 0
         && let Some(dictionary) = column.as_any_dictionary_opt()
     {
@@ -341,7 +392,11 @@ mod tests {
             Box::pin(async { Ok(Upserted::default()) })
         }
 
-        fn committed<'a>(&'a self, _: &'a TableName, _: &'a ScopeKey) -> BoxFuture<'a, Result<Option<SnapshotId>, StoreError>> {
+        fn committed<'a>(
+            &'a self,
+            _: &'a TableName,
+            _: &'a ScopeKey,
+        ) -> BoxFuture<'a, Result<Option<SnapshotId>, StoreError>> {
             Box::pin(async { Ok(None) })
         }
 
@@ -380,7 +435,10 @@ mod tests {
         RecordBatch::try_new(Arc::new(schema), columns).expect("a batch")
     }
 
-    async fn deliver(batches: Vec<RecordBatch>, announced: Option<Totals>) -> (Result<Receipt, IngestError>, Vec<RecordBatch>) {
+    async fn deliver(
+        batches: Vec<RecordBatch>,
+        announced: Option<Totals>,
+    ) -> (Result<Receipt, IngestError>, Vec<RecordBatch>) {
         let store = Arc::new(Plain::default());
         let schema = batches[0].schema();
         let batches = futures::stream::iter(batches.into_iter().map(Ok)).boxed();
@@ -392,7 +450,8 @@ mod tests {
 
     fn totals(rows: u64) -> Totals {
         let mut totals = Totals::default();
-        totals.add_group(Group { billing_period: None, currency: None }, &GroupTotals { rows, ..GroupTotals::default() });
+        totals
+            .add_group(Group { billing_period: None, currency: None }, &GroupTotals { rows, ..GroupTotals::default() });
         totals
     }
 
@@ -409,9 +468,16 @@ mod tests {
     #[tokio::test]
     async fn a_row_of_another_place_is_refused() {
         let number = snapshot().to_string();
-        for (source, snapshot, column) in [(["aws", "gcp"], [&*number, &*number], X_SOURCE), (["aws", "aws"], [&*number, "20261122T130501124Z"], X_SNAPSHOT)] {
-            let (receipt, stored) = deliver(vec![arrived(&["aws"], &[&number]), arrived(&source, &snapshot)], None).await;
-            assert!(matches!(receipt, Err(IngestError::Elsewhere { column: told, .. }) if told == column), "{receipt:?}");
+        for (source, snapshot, column) in [
+            (["aws", "gcp"], [&*number, &*number], X_SOURCE),
+            (["aws", "aws"], [&*number, "20261122T130501124Z"], X_SNAPSHOT),
+        ] {
+            let (receipt, stored) =
+                deliver(vec![arrived(&["aws"], &[&number]), arrived(&source, &snapshot)], None).await;
+            assert!(
+                matches!(receipt, Err(IngestError::Elsewhere { column: told, .. }) if told == column),
+                "{receipt:?}"
+            );
             assert!(stored.is_empty());
         }
     }
@@ -430,6 +496,19 @@ mod tests {
         let batch = RecordBatch::new_empty(schema);
         let (receipt, _) = deliver(vec![batch], None).await;
         assert!(matches!(&receipt, Err(IngestError::Type { column, .. }) if column == "a"), "{receipt:?}");
+    }
+
+    #[tokio::test]
+    async fn a_charge_has_the_types_that_its_columns_names_call_for() {
+        let schema = Arc::new(Schema::new(vec![ColumnKind::Text.field("BilledCost")]));
+        let (receipt, _) = deliver(vec![RecordBatch::new_empty(schema)], None).await;
+        assert!(matches!(&receipt, Err(IngestError::Kind { column, .. }) if column == "BilledCost"), "{receipt:?}");
+        let schema = Arc::new(Schema::new(vec![Field::new("x_Number", DataType::Int64, false), row_field()]));
+        let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![7])), Arc::new(Int64Array::from(vec![1]))];
+        let (receipt, stored) = deliver(vec![RecordBatch::try_new(schema, columns).expect("a batch")], None).await;
+        assert_eq!(receipt.expect("a receipt").stored, 1);
+        assert_eq!(stored[0].column(0).as_string::<i32>().value(0), "7");
+        assert_eq!(*stored[0].column(1).data_type(), DataType::Int64);
     }
 
     #[tokio::test]

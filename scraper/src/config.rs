@@ -1,11 +1,11 @@
 //! The scraper's section of the configuration file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use costream_common::config::Span;
-use costream_common::http::client::{Access, BasicAuth, HeaderSource, Tls};
+use costream_common::http::client::{Access, BasicAuth, HeaderSource, Tls, public_url};
 use costream_common::secret::SecretSource;
 use costream_handler::ident::TableName;
 use serde::{Deserialize, Deserializer};
@@ -24,6 +24,7 @@ pub struct ScraperConfig {
     /// How long one cycle retries what may go well a little later, since its last success.
     pub retry_for: Span,
     /// What is scraped.
+    #[serde(deserialize_with = "usable")]
     pub targets: Vec<TargetConfig>,
 }
 
@@ -37,6 +38,29 @@ impl Default for ScraperConfig {
             targets: Vec::new(),
         }
     }
+}
+
+/// Targets that can be scraped, and told apart.
+fn usable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TargetConfig>, D::Error> {
+    let targets = Vec::<TargetConfig>::deserialize(deserializer)?;
+    let mut names = HashSet::new();
+    for target in &targets {
+        let name = target.name();
+        let wrong = |what: &str| Err(serde::de::Error::custom(format!("target {name}: {what}")));
+        if !matches!(target.url.scheme(), "http" | "https") || !target.url.has_host() {
+            return wrong("`url` must be of http or https");
+        }
+        if target.interval.0.is_zero() || target.timeout.0.is_zero() {
+            return wrong("`interval` and `timeout` must be longer than nought");
+        }
+        if target.bearer_token.is_some() && target.basic_auth.is_some() {
+            return wrong("`bearer_token` and `basic_auth` exclude each other");
+        }
+        if !names.insert(target.name()) {
+            return wrong("there are two of this name: give one another `name`");
+        }
+    }
+    Ok(targets)
 }
 
 /// The handler, and with what it is asked.
@@ -192,6 +216,11 @@ impl TargetConfig {
         }
     }
 
+    /// What logs, metrics and tables call it.
+    pub fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| public_url(&self.url).trim_end_matches('/').to_owned())
+    }
+
     /// What the target is.
     pub fn kind(&self) -> TargetKind {
         let by_path = if self.url.path().ends_with("/metrics") { TargetKind::Prometheus } else { TargetKind::Costream };
@@ -278,11 +307,22 @@ mod tests {
         for (text, line, word) in [
             ("scraper:\n  targets:\n    - url: http://h\n      intervall: 1m\n", 4, "intervall"),
             ("scraper:\n  targets:\n    - url: here\n", 3, "relative URL"),
+            ("scraper:\n  targets:\n    - url: file:///etc/passwd\n", 3, "http or https"),
+            ("scraper:\n  targets:\n    - url: http://h\n      interval: 0s\n", 3, "interval"),
+            ("scraper:\n  targets:\n    - url: http://h\n    - url: http://h/\n", 3, "two of this name"),
+            (
+                "scraper:\n  targets:\n    - url: http://h\n      bearer_token: {env: T}\n      basic_auth: {username: u, password: {env: P}}\n",
+                3,
+                "exclude each other",
+            ),
             ("scraper:\n  targets:\n    - url: http://h\n      body_size_limit: 10 MB\n", 4, "10 MB"),
             ("scraper:\n  targets:\n    - url: http://h\n      table: 1\n", 4, "table"),
         ] {
             let error = read(text).expect_err("a mistake");
-            assert!(error.contains(&format!("line {line}")) && error.contains(word), "{error}");
+            assert!(
+                error.contains(&format!("line {line}")) && error.contains(word),
+                "{error}, not line {line} and {word}"
+            );
         }
     }
 

@@ -136,6 +136,7 @@ struct Memory {
     validators: Option<Validators>,
     /// What is known to be committed; of scopes in the last list only.
     stored: HashMap<(Part, ScopeKey), SnapshotId>,
+    rejects: RejectsTable,
     received_bytes: u64,
     /// How many scopes of the last list are not stored, and since when the oldest could be.
     behind: Option<(usize, DateTime<Utc>)>,
@@ -251,11 +252,17 @@ impl Pursuit {
             if memory.stored.get(&place).is_some_and(|stored| *stored >= snapshot.snapshot) {
                 return Ok(None);
             }
-            let error = match self.deliver(part, snapshot, tries.shutdown).await {
+            let error = match self.deliver(part, snapshot, memory.rejects, tries.shutdown).await {
                 Ok(delivered) => {
                     tries.waits.reset();
-                    memory.stored.insert(place, delivered.snapshot);
-                    return Ok(delivered.receipt);
+                    memory.stored.insert(place, delivered.committed);
+                    if part == Part::Rejects {
+                        memory.rejects = RejectsTable::There;
+                    }
+                    return Ok(delivered.arrived.map(|(arrived, receipt)| {
+                        *snapshot = arrived;
+                        receipt
+                    }));
                 }
                 Err(error) => error,
             };
@@ -277,16 +284,19 @@ impl Pursuit {
         &self,
         part: Part,
         snapshot: &Snapshot,
+        rejects: RejectsTable,
         shutdown: &CancellationToken,
     ) -> Result<Delivered, CycleError> {
         let table = part.table();
         let asking = async {
             let committed = self.sink.committed(&table, &snapshot.key).await?;
             if let Some(committed) = committed.filter(|committed| *committed >= snapshot.snapshot) {
-                return Ok(Err(Delivered { snapshot: committed, receipt: None }));
+                return Ok(Err(Delivered { committed, arrived: None }));
             }
-            if part == Part::Rejects && committed.is_none() && snapshot.rejected == 0 {
-                return Ok(Err(Delivered { snapshot: snapshot.snapshot, receipt: None }));
+            // A scope without rejects, now and before, is left out, but for the first: so the table is there.
+            let none = part == Part::Rejects && committed.is_none() && snapshot.rejected == 0;
+            if none && rejects == RejectsTable::There {
+                return Ok(Err(Delivered { committed: snapshot.snapshot, arrived: None }));
             }
             let body = self.target.scope(part, &snapshot.key).await.map_err(ScrapeError::from)?;
             Ok::<_, CycleError>(Ok(scrape::records(part, body, snapshot, shutdown.clone()).await?))
@@ -297,10 +307,10 @@ impl Pursuit {
         };
         tracing::debug!(target = self.target.name(), %table, scope = %scraped.snapshot.key, snapshot = %scraped.snapshot.snapshot, "delivering");
         // Not cut short by a shutdown: the batches end with it, and a commit under way is let be.
-        let arriving = scraped.snapshot.snapshot;
+        let arrived = scraped.snapshot.clone();
         let receipt =
             self.sink.deliver(table, scraped.snapshot, scraped.totals, scraped.schema, scraped.batches).await?;
-        Ok(Delivered { snapshot: arriving, receipt: Some(receipt) })
+        Ok(Delivered { committed: arrived.snapshot, arrived: Some((arrived, receipt)) })
     }
 
     async fn series(&self, memory: &mut Memory, tries: &mut Tries<'_>, report: &mut CycleReport) {
@@ -388,7 +398,7 @@ impl Pursuit {
             let snapshot = delivery.snapshot.as_ref().map(|(_, snapshot)| snapshot.to_string());
             match &delivery.result {
                 Ok(receipt) if scope.is_some() => {
-                    tracing::info!(target, %table, scope, snapshot, rows = receipt.stored, "stored")
+                    tracing::info!(target, %table, scope, snapshot, rows = receipt.stored, "stored");
                 }
                 Ok(receipt) => tracing::debug!(target, %table, rows = receipt.stored, "stored"),
                 Err(error) => tracing::warn!(target, %table, scope, snapshot, error = one_line(error), "not stored"),
@@ -420,9 +430,17 @@ impl Pursuit {
 
 /// What is committed now of a part of a scope.
 struct Delivered {
-    snapshot: SnapshotId,
-    /// Nothing when there was nothing to do.
-    receipt: Option<Receipt>,
+    committed: SnapshotId,
+    /// What was delivered for it; nothing when there was nothing to do.
+    arrived: Option<(Snapshot, Receipt)>,
+}
+
+/// Whether the table of rejects is known to be there.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum RejectsTable {
+    #[default]
+    Unknown,
+    There,
 }
 
 impl Part {

@@ -133,7 +133,7 @@ impl Sink {
     pub async fn committed(&self, table: &TableName, key: &ScopeKey) -> Result<Option<SnapshotId>, SinkError> {
         match self {
             Self::InProcess(ingest) => Ok(ingest.committed(table, key).await?),
-            Self::Http(sink) => sink.committed(table, key).await,
+            Self::Http(sink) => sink.0.committed(table, key).await,
         }
     }
 
@@ -154,7 +154,7 @@ impl Sink {
                 let delivery = Delivery { table, key: snapshot.key, snapshot: snapshot.snapshot, schema, batches };
                 Ok(ingest.deliver(delivery, Some(totals)).await?)
             }
-            Self::Http(sink) => sink.deliver(&table, Snapshot { totals, ..snapshot }, &schema, batches).await,
+            Self::Http(sink) => sink.0.deliver(&table, Snapshot { totals, ..snapshot }, &schema, batches).await,
         }
     }
 
@@ -165,14 +165,17 @@ impl Sink {
     pub async fn upsert(&self, upsert: Upsert) -> Result<Receipt, SinkError> {
         match self {
             Self::InProcess(ingest) => Ok(ingest.upsert(upsert).await?),
-            Self::Http(sink) => sink.upsert(upsert).await,
+            Self::Http(sink) => sink.0.upsert(upsert).await,
         }
     }
 }
 
-/// A handler that is asked over HTTP.
+/// A handler that is asked over HTTP. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct HttpSink {
+pub struct HttpSink(Arc<Connection>);
+
+#[derive(Debug)]
+struct Connection {
     url: Url,
     client: Client,
     uploads: Client,
@@ -199,9 +202,12 @@ impl HttpSink {
         let mut url = config.url.clone();
         let mut access: Access = config.access();
         access.take_userinfo(&mut url);
-        Ok(Self { url, client: Client::new(access.clone())?, uploads: Client::uploading(access)? })
+        let (client, uploads) = (Client::new(access.clone())?, Client::uploading(access)?);
+        Ok(Self(Arc::new(Connection { url, client, uploads })))
     }
+}
 
+impl Connection {
     async fn committed(&self, table: &TableName, key: &ScopeKey) -> Result<Option<SnapshotId>, SinkError> {
         let mut url = self.below("upload/committed");
         url.query_pairs_mut()

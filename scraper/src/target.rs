@@ -155,8 +155,13 @@ impl Target {
         let mut url = config.url.clone();
         let mut access = config.access();
         access.take_userinfo(&mut url);
-        let name = config.name.clone().unwrap_or_else(|| public_url(&url).trim_end_matches('/').to_owned());
-        Ok(Self { name, url, client: Client::new(access)?, records: config.records, received: Arc::default() })
+        Ok(Self {
+            name: config.name(),
+            url,
+            client: Client::new(access)?,
+            records: config.records,
+            received: Arc::default(),
+        })
     }
 
     /// What it is called.

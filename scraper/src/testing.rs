@@ -356,7 +356,7 @@ async fn records(
             *last = last.slice(0, last.num_rows() - 1);
         }
         Some(Fault::Older) => {
-            held.snapshot.snapshot = SnapshotId::from_version(held.snapshot.snapshot.version() - 1).expect("an id")
+            held.snapshot.snapshot = SnapshotId::from_version(held.snapshot.snapshot.version() - 1).expect("an id");
         }
         _ => {}
     }

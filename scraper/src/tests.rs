@@ -28,7 +28,9 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::config::{HandlerAccess, Records, TargetKind};
-use crate::testing::{Charge, FakeExporter, FakeStore, Fault, Held, batch, charges, key, rejects, serve, snapshot};
+use crate::testing::{
+    Charge, FakeExporter, FakeStore, Fault, Held, arrow_body, batch, charges, key, rejects, serve, snapshot,
+};
 use crate::{CycleReport, HttpSink, Scraper, ScraperConfig, Sink, TargetConfig};
 
 /// How long something may take that is sure to come.
@@ -222,9 +224,12 @@ async fn a_slow_store_slows_the_source() {
         let body = Body::from_stream(futures::stream::iter(chunks.map(Ok::<Bytes, std::io::Error>)));
         async move { ([("content-type", ipc::CONTENT_TYPE)], body) }
     };
-    let list = serde_json::json!({ "snapshots": [announced] });
-    let router =
-        Router::new().route("/snapshots", get(move || async move { axum::Json(list) })).route("/records", get(body));
+    let list = serde_json::json!({ "snapshots": [&announced] });
+    let no_rejects = arrow_body(&announced, &[rejects(0)]);
+    let router = Router::new()
+        .route("/snapshots", get(move || async move { axum::Json(list) }))
+        .route("/rejects", get(move || async move { ([("content-type", ipc::CONTENT_TYPE)], no_rejects) }))
+        .route("/records", get(body));
     let store = FakeStore::new(0);
     let scraper = scraper(vec![target(&serve(router).await)], Duration::ZERO, into(&store));
     let cycle = tokio::spawn(async move { scraper.cycle_once().await });
@@ -249,7 +254,7 @@ async fn a_slow_store_slows_the_source() {
 async fn a_shutdown_drops_the_delivery_under_way() {
     let exporter = Arc::new(FakeExporter::default());
     exporter.hold(Held {
-        rejects: Vec::new(),
+        rejects: vec![rejects(0)],
         snapshot: snapshot("a.csv", 1, &held("a.csv", 1, &charges()).records, 0),
         ..held("a.csv", 1, &charges())
     });

@@ -62,7 +62,7 @@ handler:
         Ok(counted.filter(|(rows, _)| rows.lines().nth(1) == Some("3000")))
     })?;
     for name in ["aws.csv", "azure.csv", "all.csv"] {
-        let mut expected = [const { BigDecimal::ZERO }; 4];
+        let mut expected: [BigDecimal; 4] = Default::default();
         for group in sums(&folder.path().join("reports").join(name))?.values() {
             expected.iter_mut().zip(&group.costs).for_each(|(sum, cost)| *sum += cost);
         }

@@ -50,7 +50,7 @@ impl Name {
             match u8::try_from(c) {
                 Ok(b'_') => escaped.push_str("__"),
                 Ok(byte) if byte.is_ascii() && self.takes(byte) && !(at == 0 && byte.is_ascii_digit()) => {
-                    escaped.push(c)
+                    escaped.push(c);
                 }
                 _ => escaped.push_str(&format!("_{:x}_", u32::from(c))),
             }

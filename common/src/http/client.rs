@@ -87,7 +87,8 @@ impl Access {
         if url.username().is_empty() && url.password().is_none() {
             return;
         }
-        self.userinfo = Some((percent_decoded(url.username()), percent_decoded(url.password().unwrap_or_default()).into()));
+        self.userinfo =
+            Some((percent_decoded(url.username()), percent_decoded(url.password().unwrap_or_default()).into()));
         strip_userinfo(url);
     }
 }
@@ -193,7 +194,8 @@ impl ClientError {
         match self {
             Self::Send { .. } | Self::Body { .. } => true,
             Self::Status { status, .. } => {
-                matches!(status.as_u16(), 408 | 425 | 429) || (status.is_server_error() && !matches!(status.as_u16(), 501 | 505))
+                matches!(status.as_u16(), 408 | 425 | 429)
+                    || (status.is_server_error() && !matches!(status.as_u16(), 501 | 505))
             }
             _ => false,
         }
@@ -282,7 +284,8 @@ impl Client {
                 headers.insert(name, value);
             }
         }
-        let conditional = headers.contains_key(header::IF_NONE_MATCH) || headers.contains_key(header::IF_MODIFIED_SINCE);
+        let conditional =
+            headers.contains_key(header::IF_NONE_MATCH) || headers.contains_key(header::IF_MODIFIED_SINCE);
 
         let mut at = url.clone();
         for _ in 0..=MAX_REDIRECTS {
@@ -291,12 +294,21 @@ impl Client {
                 request = request.headers(credentials.clone());
             }
             let shown = public_url(&at);
-            let response = request.send().await.map_err(|error| ClientError::Send { url: shown.clone(), source: error.without_url() })?;
+            let response = request
+                .send()
+                .await
+                .map_err(|error| ClientError::Send { url: shown.clone(), source: error.without_url() })?;
             match response.status() {
                 StatusCode::OK => return Ok(Answer::Fresh(Fresh { url: shown, response })),
                 StatusCode::NOT_MODIFIED if conditional => return Ok(Answer::Unchanged),
                 status if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) => at = redirected(&at, &response)?,
-                status => return Err(ClientError::Status { url: shown, status, retry_after: retry_after(response.headers()) }),
+                status => {
+                    return Err(ClientError::Status {
+                        url: shown,
+                        status,
+                        retry_after: retry_after(response.headers()),
+                    });
+                }
             }
         }
         Err(ClientError::Redirect { url: public_url(url), reason: "redirected more than 10 times" })
@@ -412,7 +424,9 @@ fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
-        let hex = |at: usize| tail.get(at).and_then(|digit| char::from(*digit).to_digit(16)).and_then(|digit| u8::try_from(digit).ok());
+        let hex = |at: usize| {
+            tail.get(at).and_then(|digit| char::from(*digit).to_digit(16)).and_then(|digit| u8::try_from(digit).ok())
+        };
         if let (b'%', Some(high), Some(low)) = (first, hex(0), hex(1)) {
             bytes.push(high * 16 + low);
             rest = &tail[2..];
@@ -438,7 +452,8 @@ fn header_name(name: &str) -> Result<HeaderName, ClientError> {
 }
 
 fn header_value(name: &str, value: &SecretString) -> Result<HeaderValue, ClientError> {
-    let mut value = HeaderValue::from_str(value.expose_secret()).map_err(|_| ClientError::Header { name: name.to_owned() })?;
+    let mut value =
+        HeaderValue::from_str(value.expose_secret()).map_err(|_| ClientError::Header { name: name.to_owned() })?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -446,7 +461,8 @@ fn header_value(name: &str, value: &SecretString) -> Result<HeaderValue, ClientE
 fn redirected(from: &Url, response: &Response) -> Result<Url, ClientError> {
     let refused = |reason| ClientError::Redirect { url: public_url(from), reason };
     let location = response.headers().get(header::LOCATION).and_then(|location| location.to_str().ok());
-    let mut to = location.and_then(|location| from.join(location).ok()).ok_or_else(|| refused("redirected to nowhere"))?;
+    let mut to =
+        location.and_then(|location| from.join(location).ok()).ok_or_else(|| refused("redirected to nowhere"))?;
     match (from.scheme(), to.scheme()) {
         (_, "https") | ("http", "http") => {
             strip_userinfo(&mut to);
@@ -494,7 +510,10 @@ fn build(tls: &Tls, route: Route, silent_at_most: Option<Duration>) -> Result<re
     }
     builder().build().or_else(|error| {
         // A bare container has no certificates, and may have no need of them.
-        tracing::warn!(error = crate::report::one_line(&error), "the system trusts nobody: https will fail without tls.ca_file");
+        tracing::warn!(
+            error = crate::report::one_line(&error),
+            "the system trusts nobody: https will fail without tls.ca_file"
+        );
         builder().tls_certs_only([]).build().map_err(ClientError::Tls)
     })
 }
@@ -561,7 +580,8 @@ mod tests {
         let path = dir.path().join("token");
         let url = serve(Router::new().route("/", get(echo))).await;
         let headers = [("X-Api-Key".to_owned(), HeaderSource::Plain("k".to_owned()))].into();
-        let client = client(Access { bearer_token: Some(SecretSource::File(path.clone())), headers, ..Access::default() });
+        let client =
+            client(Access { bearer_token: Some(SecretSource::File(path.clone())), headers, ..Access::default() });
         for token in ["first", "second"] {
             std::fs::write(&path, token).expect("write the token");
             let answer = client.get(&url, Ask::default()).await.expect("an answer");
@@ -592,15 +612,23 @@ mod tests {
         let get = |path: &str| url.join(path).expect("a url");
 
         let basic = "Basic YW5uOnBAc3M= k";
-        assert_eq!(text(client.get(&get("here"), Ask::default()).await.expect("an answer")).await.expect("a body"), basic);
-        assert_eq!(text(client.get(&get("away"), Ask::default()).await.expect("an answer")).await.expect("a body"), "- -");
+        assert_eq!(
+            text(client.get(&get("here"), Ask::default()).await.expect("an answer")).await.expect("a body"),
+            basic
+        );
+        assert_eq!(
+            text(client.get(&get("away"), Ask::default()).await.expect("an answer")).await.expect("a body"),
+            "- -"
+        );
         for path in ["round", "odd"] {
             let error = client.get(&get(path), Ask::default()).await.expect_err("no end");
             assert!(matches!(error, ClientError::Redirect { .. }), "{error}");
         }
         let down = redirected(
             &"https://host/".parse().expect("a url"),
-            &Response::from(axum::http::Response::builder().header("location", "http://host/").body("").expect("an answer")),
+            &Response::from(
+                axum::http::Response::builder().header("location", "http://host/").body("").expect("an answer"),
+            ),
         );
         assert!(down.is_err());
     }
@@ -608,7 +636,8 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_is_known_is_not_sent_again() {
         async fn tagged(headers: Headers) -> axum::response::Response {
-            let known = headers.get("if-none-match").is_some_and(|tag| tag == "W/\"1\"") && headers.contains_key("if-modified-since");
+            let known = headers.get("if-none-match").is_some_and(|tag| tag == "W/\"1\"")
+                && headers.contains_key("if-modified-since");
             if known {
                 return StatusCode::NOT_MODIFIED.into_response();
             }
@@ -616,7 +645,9 @@ mod tests {
         }
         let url = serve(Router::new().route("/", get(tagged))).await;
         let client = client(Access::default());
-        let Answer::Fresh(fresh) = client.get(&url, Ask::default()).await.expect("an answer") else { panic!("nothing is known yet") };
+        let Answer::Fresh(fresh) = client.get(&url, Ask::default()).await.expect("an answer") else {
+            panic!("nothing is known yet")
+        };
         let validators = fresh.validators();
         assert_eq!(fresh.content_length(), Some(4));
         let again = Ask { validators: Some(&validators), ..Ask::default() };
@@ -634,13 +665,21 @@ mod tests {
             ("500 Internal Server Error\r\n", true, None),
             ("501 Not Implemented\r\n", false, None),
             ("429 Too Many Requests\r\nRetry-After: 7\r\n", true, Some(7)),
-            ("503 Service Unavailable\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:50:37 GMT\r\n", true, Some(60)),
+            (
+                "503 Service Unavailable\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:50:37 GMT\r\n",
+                true,
+                Some(60),
+            ),
             ("503 Service Unavailable\r\nRetry-After: Sun, 06 Nov 1994 08:50:37 GMT\r\n", true, Some(0)),
             ("503 Service Unavailable\r\nRetry-After: soon\r\n", true, None),
         ] {
             let text: &'static str = format!("HTTP/1.1 {head}Content-Length: 0\r\n\r\n").leak();
             let error = client(Access::default()).get(&answer(text).await, Ask::default()).await.expect_err(head);
-            assert_eq!((error.is_retryable(), error.retry_after()), (retryable, after.map(Duration::from_secs)), "{head}");
+            assert_eq!(
+                (error.is_retryable(), error.retry_after()),
+                (retryable, after.map(Duration::from_secs)),
+                "{head}"
+            );
             let line = crate::report::one_line(&error);
             assert!(line.contains("/costs.csv") && !line.contains("hush") && line.contains(&head[..3]), "{line}");
         }
@@ -674,7 +713,10 @@ mod tests {
         for (url, shown) in [
             ("https://u:p@host/a.csv#frag", "https://host/a.csv"),
             ("https://host/a.csv?month=2024-09&x", "https://host/a.csv?month=2024-09&x"),
-            ("https://host/a?sv=2022-11-02&sig=a%2Fb&X-Amz-Credential=a", "https://host/a?sv=2022-11-02&sig=***&X-Amz-Credential=***"),
+            (
+                "https://host/a?sv=2022-11-02&sig=a%2Fb&X-Amz-Credential=a",
+                "https://host/a?sv=2022-11-02&sig=***&X-Amz-Credential=***",
+            ),
             ("https://host/a?d=0123456789abcdef0&eyJhbGciOiJIUzI1NiJ9", "https://host/a?d=***&***"),
         ] {
             assert_eq!(public_url(&url.parse().expect("a url")), shown);

@@ -1,9 +1,11 @@
 //! One charge, in meaning: which resource, when, how much. How it is written down is the
 //! dialect's business. Amounts are exact: counts of 10^-18.
 
+use std::borrow::Cow;
+
 use super::catalog::{Provider, ProviderKind, Service};
 use super::random::SplitMix64;
-use super::world::{Account, Commitment, Resource, World};
+use super::world::{Account, Commitment, Resource, World, price};
 
 /// The billing periods of a report: year, month, days.
 pub(crate) const PERIODS: [(u16, u8, u8); 3] = [(2026, 8, 31), (2026, 9, 30), (2026, 10, 31)];
@@ -52,8 +54,8 @@ pub(crate) struct Charge<'w> {
     pub(crate) class: Option<&'static str>,
     /// `ChargeFrequency`.
     pub(crate) frequency: &'static str,
-    pub(crate) description: String,
-    pub(crate) invoice: String,
+    pub(crate) description: Cow<'w, str>,
+    pub(crate) invoice: &'w str,
     /// `PricingCategory`.
     pub(crate) pricing: Option<&'static str>,
     pub(crate) commitment: Option<&'w Commitment>,
@@ -129,7 +131,7 @@ impl<'w> Charge<'w> {
             class: None,
             frequency: "Usage-Based",
             description: description(service, resource, random),
-            invoice: invoice(account, period),
+            invoice: &account.invoices[period],
             pricing: Some("Standard"),
             commitment: None,
             commitment_status: None,
@@ -168,12 +170,18 @@ impl<'w> Charge<'w> {
                 if kind == Kind::Unused {
                     self.resource = None;
                     self.consumed = false;
-                    self.description = format!("Unused commitment for {}", self.service.name);
+                    self.description = format!("Unused commitment for {}", self.service.name).into();
                 }
             }
             Kind::Purchase => {
                 let amount = i128::from(random.between(5_000, 90_000)) * (ONE / 100);
-                self.lump_sum("Purchase", "Recurring", amount, 0, format!("Monthly commitment fee, {}", self.service.name));
+                self.lump_sum(
+                    "Purchase",
+                    "Recurring",
+                    amount,
+                    0,
+                    format!("Monthly commitment fee, {}", self.service.name),
+                );
                 self.commitment = resource.commitment.as_ref();
             }
             Kind::Tax => {
@@ -183,7 +191,13 @@ impl<'w> Charge<'w> {
             }
             Kind::Credit => {
                 let amount = -i128::from(random.between(100, 4_000)) * (ONE / 100);
-                self.lump_sum("Credit", "One-Time", amount, amount, format!("Promotional credit \"Migration\", {}", self.service.name));
+                self.lump_sum(
+                    "Credit",
+                    "One-Time",
+                    amount,
+                    amount,
+                    format!("Promotional credit \"Migration\", {}", self.service.name),
+                );
                 self.pricing = None;
             }
             Kind::Refund | Kind::Correction => {
@@ -197,14 +211,21 @@ impl<'w> Charge<'w> {
                     self.frequency = "One-Time";
                     self.pricing = None;
                     self.consumed = false;
-                    self.description = format!("Refund: {}", self.description);
+                    self.description = format!("Refund: {}", self.description).into();
                 }
             }
         }
     }
 
     /// A line without a resource, a quantity or a unit price.
-    fn lump_sum(&mut self, category: &'static str, frequency: &'static str, billed: i128, effective: i128, description: String) {
+    fn lump_sum(
+        &mut self,
+        category: &'static str,
+        frequency: &'static str,
+        billed: i128,
+        effective: i128,
+        description: String,
+    ) {
         self.resource = None;
         self.category = category;
         self.frequency = frequency;
@@ -216,7 +237,7 @@ impl<'w> Charge<'w> {
         self.contracted = billed;
         self.effective = effective;
         self.billed = billed;
-        self.description = description;
+        self.description = description.into();
     }
 }
 
@@ -229,22 +250,13 @@ fn quantity_nano(resource: &Resource, random: &mut SplitMix64) -> i128 {
     milli * 1_000_000 + i128::from(beyond)
 }
 
-fn description(service: &Service, resource: &Resource, random: &mut SplitMix64) -> String {
-    let (whole, nano) = (service.price_nano / 1_000_000_000, service.price_nano % 1_000_000_000);
-    let price = format!("{whole}.{nano:09}");
+fn description<'w>(service: &Service, resource: &'w Resource, random: &mut SplitMix64) -> Cow<'w, str> {
     let (meter, unit, region) = (service.meter, service.unit, resource.region.name);
     match random.below(1000) {
-        0..6 => format!("{meter}\n${price} per {unit}, {region}"),
-        6..30 => format!("\"{meter}\" in {region}, ${price} per {unit}"),
-        30..50 => format!("{meter} on 3.5\" disks in {region}"),
-        50..70 => format!("{meter} – Größe ×2 in {region} ✓"),
-        _ => format!("${price} per {unit} {meter} in {region}"),
+        0..6 => format!("{meter}\n${} per {unit}, {region}", price(service)).into(),
+        6..30 => format!("\"{meter}\" in {region}, ${} per {unit}", price(service)).into(),
+        30..50 => format!("{meter} on 3.5\" disks in {region}").into(),
+        50..70 => format!("{meter} – Größe ×2 in {region} ✓").into(),
+        _ => resource.description.as_str().into(),
     }
-}
-
-fn invoice(account: &Account, period: usize) -> String {
-    let (year, month, _) = PERIODS[period];
-    let end = account.billing_id.len();
-    let digits = account.billing_id.get(end.saturating_sub(4)..).unwrap_or("0000");
-    format!("INV-{year}{month:02}-{digits}")
 }

@@ -100,23 +100,67 @@ columns! {
 impl Column {
     /// FOCUS 1.0, in the order of its CSV.
     pub(crate) const FOCUS_1_0: [Self; 43] = [
-        Self::AvailabilityZone, Self::BilledCost, Self::BillingAccountId, Self::BillingAccountName, Self::BillingCurrency,
-        Self::BillingPeriodEnd, Self::BillingPeriodStart, Self::ChargeCategory, Self::ChargeClass, Self::ChargeDescription,
-        Self::ChargeFrequency, Self::ChargePeriodEnd, Self::ChargePeriodStart, Self::CommitmentDiscountCategory,
-        Self::CommitmentDiscountId, Self::CommitmentDiscountName, Self::CommitmentDiscountStatus, Self::CommitmentDiscountType,
-        Self::ConsumedQuantity, Self::ConsumedUnit, Self::ContractedCost, Self::ContractedUnitPrice, Self::EffectiveCost,
-        Self::InvoiceIssuerName, Self::ListCost, Self::ListUnitPrice, Self::PricingCategory, Self::PricingQuantity,
-        Self::PricingUnit, Self::ProviderName, Self::PublisherName, Self::RegionId, Self::RegionName, Self::ResourceId,
-        Self::ResourceName, Self::ResourceType, Self::ServiceCategory, Self::ServiceName, Self::SkuId, Self::SkuPriceId,
-        Self::SubAccountId, Self::SubAccountName, Self::Tags,
+        Self::AvailabilityZone,
+        Self::BilledCost,
+        Self::BillingAccountId,
+        Self::BillingAccountName,
+        Self::BillingCurrency,
+        Self::BillingPeriodEnd,
+        Self::BillingPeriodStart,
+        Self::ChargeCategory,
+        Self::ChargeClass,
+        Self::ChargeDescription,
+        Self::ChargeFrequency,
+        Self::ChargePeriodEnd,
+        Self::ChargePeriodStart,
+        Self::CommitmentDiscountCategory,
+        Self::CommitmentDiscountId,
+        Self::CommitmentDiscountName,
+        Self::CommitmentDiscountStatus,
+        Self::CommitmentDiscountType,
+        Self::ConsumedQuantity,
+        Self::ConsumedUnit,
+        Self::ContractedCost,
+        Self::ContractedUnitPrice,
+        Self::EffectiveCost,
+        Self::InvoiceIssuerName,
+        Self::ListCost,
+        Self::ListUnitPrice,
+        Self::PricingCategory,
+        Self::PricingQuantity,
+        Self::PricingUnit,
+        Self::ProviderName,
+        Self::PublisherName,
+        Self::RegionId,
+        Self::RegionName,
+        Self::ResourceId,
+        Self::ResourceName,
+        Self::ResourceType,
+        Self::ServiceCategory,
+        Self::ServiceName,
+        Self::SkuId,
+        Self::SkuPriceId,
+        Self::SubAccountId,
+        Self::SubAccountName,
+        Self::Tags,
     ];
 
     /// What FOCUS 1.1 and 1.2 add.
     pub(crate) const FOCUS_1_2_MORE: [Self; 14] = [
-        Self::BillingAccountType, Self::CapacityReservationId, Self::CapacityReservationStatus, Self::CommitmentDiscountQuantity,
-        Self::CommitmentDiscountUnit, Self::InvoiceId, Self::PricingCurrency, Self::PricingCurrencyContractedUnitPrice,
-        Self::PricingCurrencyEffectiveCost, Self::PricingCurrencyListUnitPrice, Self::ServiceSubcategory, Self::SkuMeter,
-        Self::SkuPriceDetails, Self::SubAccountType,
+        Self::BillingAccountType,
+        Self::CapacityReservationId,
+        Self::CapacityReservationStatus,
+        Self::CommitmentDiscountQuantity,
+        Self::CommitmentDiscountUnit,
+        Self::InvoiceId,
+        Self::PricingCurrency,
+        Self::PricingCurrencyContractedUnitPrice,
+        Self::PricingCurrencyEffectiveCost,
+        Self::PricingCurrencyListUnitPrice,
+        Self::ServiceSubcategory,
+        Self::SkuMeter,
+        Self::SkuPriceDetails,
+        Self::SubAccountType,
     ];
 }
 
@@ -237,7 +281,10 @@ impl Dialect {
             Column::BillingCurrency => self.text(Some(account.currency.code), out),
             Column::BillingPeriodEnd => self.time(charge.period.1, self.billing_time, out),
             Column::BillingPeriodStart => self.time(charge.period.0, self.billing_time, out),
-            Column::CapacityReservationId | Column::CapacityReservationStatus => self.text(None, out),
+            Column::CapacityReservationId => self.text(resource.and_then(|r| r.reservation.as_deref()), out),
+            Column::CapacityReservationStatus => {
+                self.text(resource.and_then(|r| r.reservation.as_ref()).map(|_| "Used"), out)
+            }
             Column::ChargeCategory => self.text(Some(charge.category), out),
             Column::ChargeClass => self.text(charge.class, out),
             Column::ChargeDescription => self.text(Some(&charge.description), out),
@@ -250,19 +297,23 @@ impl Dialect {
             Column::CommitmentDiscountQuantity => self.decimal(commitment.and(charge.quantity), out),
             Column::CommitmentDiscountStatus => self.text(charge.commitment_status, out),
             Column::CommitmentDiscountType => self.text(commitment.map(|c| c.kind), out),
-            Column::CommitmentDiscountUnit => self.text(commitment.filter(|_| priced).map(|_| charge.service.unit), out),
+            Column::CommitmentDiscountUnit => {
+                self.text(commitment.filter(|_| priced).map(|_| charge.service.unit), out)
+            }
             Column::ConsumedQuantity => self.decimal(charge.quantity.filter(|_| charge.consumed), out),
             Column::ConsumedUnit => self.text((priced && charge.consumed).then_some(charge.service.unit), out),
             Column::ContractedCost => self.decimal(Some(charge.contracted), out),
             Column::ContractedUnitPrice => self.decimal(charge.contracted_unit_price, out),
             Column::EffectiveCost => self.decimal(Some(charge.effective), out),
-            Column::InvoiceId => self.text(Some(&charge.invoice), out),
+            Column::InvoiceId => self.text(Some(charge.invoice), out),
             Column::InvoiceIssuerName => self.text(Some(charge.provider.invoice_issuer), out),
             Column::ListCost => self.decimal(Some(charge.list), out),
             Column::ListUnitPrice => self.decimal(charge.list_unit_price, out),
             Column::PricingCategory => self.text(charge.pricing, out),
             Column::PricingCurrency => self.text(Some(USD.code), out),
-            Column::PricingCurrencyContractedUnitPrice => self.decimal(charge.contracted_unit_price.map(in_dollars), out),
+            Column::PricingCurrencyContractedUnitPrice => {
+                self.decimal(charge.contracted_unit_price.map(in_dollars), out)
+            }
             Column::PricingCurrencyEffectiveCost => self.decimal(Some(in_dollars(charge.effective)), out),
             Column::PricingCurrencyListUnitPrice => self.decimal(charge.list_unit_price.map(in_dollars), out),
             Column::PricingQuantity => self.decimal(charge.quantity, out),
@@ -279,19 +330,29 @@ impl Dialect {
             Column::ServiceName => self.text(Some(charge.service.name), out),
             Column::ServiceSubcategory => self.text(Some(charge.service.subcategory), out),
             Column::SkuId => self.text(resource.map(|r| r.sku_id.as_str()), out),
-            Column::SkuMeter | Column::XSkuMeterName | Column::XUsageType => self.text(resource.map(|r| r.service.meter), out),
-            Column::SkuPriceDetails => self.text(resource.map(|r| r.sku_price_details.as_str()), out),
+            Column::SkuMeter | Column::XSkuMeterName | Column::XUsageType => {
+                self.text(resource.map(|r| r.service.meter), out)
+            }
+            Column::SkuPriceDetails => self.field(resource.map(|r| r.sku_price_details.as_str()), out),
             Column::SkuPriceId => self.text(resource.map(|r| r.sku_price_id.as_str()), out),
-            Column::SubAccountId | Column::OciCompartmentId | Column::XProjectId => self.text(Some(&account.sub_id), out),
+            Column::SubAccountId | Column::OciCompartmentId | Column::XProjectId => {
+                self.text(Some(&account.sub_id), out)
+            }
             Column::SubAccountName | Column::OciCompartmentName => self.text(Some(&account.sub_name), out),
             Column::SubAccountType => self.text(Some(charge.provider.sub_account_type), out),
-            Column::Tags => self.text(resource.and_then(|r| r.tags.as_ref()).map(|texts| texts[self.tags.place()].as_str()), out),
-            Column::XCostCategories => self.text(Some(&account.cost_categories), out),
-            Column::XDiscounts => self.text(resource.map(|_| account.discounts.as_str()), out),
-            Column::XOperation => self.text(resource.map(|r| if r.service.committable { "RunInstances" } else { "Request" }), out),
+            Column::Tags => {
+                self.field(resource.and_then(|r| r.tags.as_ref()).map(|fields| fields[self.tags.place()].as_str()), out)
+            }
+            Column::XCostCategories => self.field(Some(&account.cost_categories), out),
+            Column::XDiscounts => self.field(resource.map(|_| account.discounts.as_str()), out),
+            Column::XOperation => {
+                self.text(resource.map(|r| if r.service.committable { "RunInstances" } else { "Request" }), out)
+            }
             Column::XServiceCode => self.text(Some(charge.service.name), out),
             Column::XBilledCostInUsd => self.decimal(Some(in_dollars(charge.billed)), out),
-            Column::XBillingExchangeRate => self.decimal(Some(account.currency.per_dollar_micro * 1_000_000_000_000), out),
+            Column::XBillingExchangeRate => {
+                self.decimal(Some(account.currency.per_dollar_micro * 1_000_000_000_000), out)
+            }
             Column::XCostCenter => self.text(Some(account.team.cost_center), out),
             Column::XResourceGroupName => self.text(
                 resource.filter(|_| charge.provider.kind == ProviderKind::Azure).and_then(|r| r.id.split('/').nth(4)),
@@ -301,6 +362,11 @@ impl Dialect {
             Column::OciReferenceNumber => self.text(Some(&format!("V2.{row:012}")), out),
             Column::OciOverageFlag => self.text(Some("N"), out),
         }
+    }
+
+    /// What is a field already: JSON and tags, which are quoted in the same way everywhere.
+    fn field(&self, field: Option<&str>, out: &mut Vec<u8>) {
+        out.extend_from_slice(field.unwrap_or(self.null).as_bytes());
     }
 
     fn text(&self, text: Option<&str>, out: &mut Vec<u8>) {
@@ -382,16 +448,23 @@ impl Dialect {
     }
 }
 
+/// A text as a field of a CSV, for those that are written often.
+pub(crate) fn field(text: &str) -> String {
+    let mut out = Vec::new();
+    STRICT.text(Some(text), &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 impl TagForm {
-    /// All forms, in the order of [`Self::texts`].
+    /// All forms, in the order of [`Self::fields`].
     const ALL: [Self; 5] = [Self::Json, Self::Braceless, Self::Equals, Self::Colons, Self::List];
 
-    /// The tags' text in each form.
-    pub(crate) fn texts(tags: &[(&str, &str)]) -> [String; 5] {
-        Self::ALL.map(|form| form.text(tags))
+    /// The tags in each form, as fields.
+    pub(crate) fn fields(tags: &[(&str, &str)]) -> [String; 5] {
+        Self::ALL.map(|form| field(&form.text(tags)))
     }
 
-    /// Which of [`Self::texts`] is in this form.
+    /// Which of [`Self::fields`] is in this form.
     fn place(self) -> usize {
         Self::ALL.iter().position(|form| *form == self).unwrap_or(0)
     }
@@ -516,14 +589,17 @@ mod tests {
 
     #[test]
     fn tags_are_written_in_each_form() {
-        let texts = TagForm::texts(&[("a.b", "http://x:1"), ("note", "the \"b\"")]);
-        assert_eq!(texts, [
-            r#"{"a.b": "http://x:1", "note": "the \"b\""}"#,
-            r#""a.b": "http://x:1","note": "the \"b\"""#,
-            r#"a.b=http://x:1;note=the "b""#,
-            r#"a.b:http://x:1;note:the "b""#,
-            r#"[{"key": "a.b", "value": "http://x:1"}, {"key": "note", "value": "the \"b\""}]"#,
-        ]);
+        let tags = [("a.b", "http://x:1"), ("note", "the \"b\"")];
+        assert_eq!(
+            TagForm::ALL.map(|form| form.text(&tags)),
+            [
+                r#"{"a.b": "http://x:1", "note": "the \"b\""}"#,
+                r#""a.b": "http://x:1","note": "the \"b\"""#,
+                r#"a.b=http://x:1;note=the "b""#,
+                r#"a.b:http://x:1;note:the "b""#,
+                r#"[{"key": "a.b", "value": "http://x:1"}, {"key": "note", "value": "the \"b\""}]"#,
+            ]
+        );
     }
 
     #[test]

@@ -33,14 +33,26 @@ impl Layout {
         let focus_1_0 = Column::FOCUS_1_0.to_vec();
         let focus_1_2: Vec<_> = Column::FOCUS_1_0.into_iter().chain(Column::FOCUS_1_2_MORE).collect();
         let with = |columns: Vec<Column>, more: &[Column]| columns.into_iter().chain(more.iter().copied()).collect();
-        let unix = Self { providers: THREE, columns: Vec::new(), byte_order_mark: false, line_end: b"\n", dialects: |_, _| &dialect::STRICT };
+        let unix = Self {
+            providers: THREE,
+            columns: Vec::new(),
+            byte_order_mark: false,
+            line_end: b"\n",
+            dialects: |_, _| &dialect::STRICT,
+        };
         match profile {
             ProfileName::Strict => Self { columns: focus_1_2, ..unix },
             ProfileName::Aws => Self {
                 providers: ONE_OF[0],
                 columns: with(
                     focus_1_2,
-                    &[Column::XCostCategories, Column::XDiscounts, Column::XOperation, Column::XServiceCode, Column::XUsageType],
+                    &[
+                        Column::XCostCategories,
+                        Column::XDiscounts,
+                        Column::XOperation,
+                        Column::XServiceCode,
+                        Column::XUsageType,
+                    ],
                 ),
                 dialects: |_, _| &dialect::AWS,
                 ..unix
@@ -49,7 +61,13 @@ impl Layout {
                 providers: ONE_OF[1],
                 columns: with(
                     focus_1_0,
-                    &[Column::XBilledCostInUsd, Column::XBillingExchangeRate, Column::XCostCenter, Column::XResourceGroupName, Column::XSkuMeterName],
+                    &[
+                        Column::XBilledCostInUsd,
+                        Column::XBillingExchangeRate,
+                        Column::XCostCenter,
+                        Column::XResourceGroupName,
+                        Column::XSkuMeterName,
+                    ],
                 ),
                 byte_order_mark: true,
                 line_end: b"\r\n",
@@ -65,21 +83,30 @@ impl Layout {
                 providers: ONE_OF[3],
                 columns: with(
                     focus_1_0,
-                    &[Column::OciReferenceNumber, Column::OciCompartmentId, Column::OciCompartmentName, Column::OciOverageFlag],
+                    &[
+                        Column::OciReferenceNumber,
+                        Column::OciCompartmentId,
+                        Column::OciCompartmentName,
+                        Column::OciOverageFlag,
+                    ],
                 ),
                 dialects: |_, _| &dialect::OCI,
                 ..unix
             },
             ProfileName::Sample => Self {
                 // The foundation's sample has a column of its own before the service's name.
-                columns: focus_1_0.into_iter().flat_map(|c| if c == Column::ServiceName { vec![Column::Id, c] } else { vec![c] }).collect(),
+                columns: focus_1_0
+                    .into_iter()
+                    .flat_map(|c| if c == Column::ServiceName { vec![Column::Id, c] } else { vec![c] })
+                    .collect(),
                 dialects: |_, row| if row % 50 == 17 { &dialect::SAMPLE_EXPONENTS } else { &dialect::SAMPLE },
                 ..unix
             },
             ProfileName::Auto => Self {
                 columns: with(
                     focus_1_2,
-                    &[Column::XCostCategories, Column::XOperation, Column::XUsageType, Column::XResourceGroupName, Column::XCostType],
+                    // None that only one provider writes: nobody shall take the mix for one provider's.
+                    &[Column::XCostCenter, Column::XBilledCostInUsd, Column::XBillingExchangeRate, Column::XProjectId],
                 ),
                 byte_order_mark: true,
                 dialects: |charge, row| match (row % 16, charge.provider.kind) {

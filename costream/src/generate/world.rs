@@ -2,7 +2,8 @@
 //! resources make most of the bill and most make next to nothing, as bills do.
 
 use super::catalog::{Provider, ProviderKind, Region, Service};
-use super::dialect::TagForm;
+use super::charge::PERIODS;
+use super::dialect::{TagForm, field};
 use super::random::SplitMix64;
 
 /// Resources of one provider.
@@ -34,9 +35,11 @@ pub(crate) struct Account {
     pub(crate) environment: &'static str,
     /// What is left of the list price after the negotiated discount, in thousandths.
     pub(crate) negotiated_permille: i128,
-    /// `x_CostCategories`.
+    /// `InvoiceId`, by period.
+    pub(crate) invoices: [String; PERIODS.len()],
+    /// `x_CostCategories`, as a field.
     pub(crate) cost_categories: String,
-    /// `x_Discounts`.
+    /// `x_Discounts`, as a field.
     pub(crate) discounts: String,
 }
 
@@ -51,12 +54,48 @@ pub(crate) struct Team {
 }
 
 static TEAMS: [Team; 6] = [
-    Team { name: "payments", org: "commerce", cost_center: "CC-1001", owner: "Zoë Müller", services: &["ledger", "card-gateway", "fraud", "payouts"] },
-    Team { name: "checkout", org: "commerce", cost_center: "CC-1002", owner: "Siobhán O'Brien", services: &["cart", "orders", "pricing", "promo"] },
-    Team { name: "search", org: "discovery", cost_center: "CC-2001", owner: "田中 花子", services: &["indexer", "query", "suggest"] },
-    Team { name: "ml-platform", org: "discovery", cost_center: "CC-2002", owner: "Łukasz Nowak", services: &["training", "feature-store", "inference"] },
-    Team { name: "data", org: "insight", cost_center: "CC-3001", owner: "Amélie Dubois", services: &["warehouse", "ingest", "reports", "lineage"] },
-    Team { name: "platform", org: "shared", cost_center: "CC-9000", owner: "Jörg \"JJ\" Jansen", services: &["ci", "observability", "registry", "vpn"] },
+    Team {
+        name: "payments",
+        org: "commerce",
+        cost_center: "CC-1001",
+        owner: "Zoë Müller",
+        services: &["ledger", "card-gateway", "fraud", "payouts"],
+    },
+    Team {
+        name: "checkout",
+        org: "commerce",
+        cost_center: "CC-1002",
+        owner: "Siobhán O'Brien",
+        services: &["cart", "orders", "pricing", "promo"],
+    },
+    Team {
+        name: "search",
+        org: "discovery",
+        cost_center: "CC-2001",
+        owner: "田中 花子",
+        services: &["indexer", "query", "suggest"],
+    },
+    Team {
+        name: "ml-platform",
+        org: "discovery",
+        cost_center: "CC-2002",
+        owner: "Łukasz Nowak",
+        services: &["training", "feature-store", "inference"],
+    },
+    Team {
+        name: "data",
+        org: "insight",
+        cost_center: "CC-3001",
+        owner: "Amélie Dubois",
+        services: &["warehouse", "ingest", "reports", "lineage"],
+    },
+    Team {
+        name: "platform",
+        org: "shared",
+        cost_center: "CC-9000",
+        owner: "Jörg \"JJ\" Jansen",
+        services: &["ci", "observability", "registry", "vpn"],
+    },
 ];
 
 /// Something that costs.
@@ -69,13 +108,17 @@ pub(crate) struct Resource {
     pub(crate) zone: Option<&'static str>,
     pub(crate) id: String,
     pub(crate) name: Option<String>,
-    /// In each form; nothing: the tags column is null.
+    /// As a field in each form; nothing: the tags column is null.
     pub(crate) tags: Option<[String; 5]>,
     pub(crate) sku_id: String,
     pub(crate) sku_price_id: String,
-    /// `SkuPriceDetails`.
+    /// `SkuPriceDetails`, as a field.
     pub(crate) sku_price_details: String,
+    /// `ChargeDescription`, mostly.
+    pub(crate) description: String,
     pub(crate) commitment: Option<Commitment>,
+    /// `CapacityReservationId`.
+    pub(crate) reservation: Option<String>,
     /// How much larger than usual its charges are, in thousandths.
     pub(crate) size_permille: u64,
 }
@@ -146,12 +189,20 @@ impl World {
                     team,
                     environment,
                     negotiated_permille,
-                    cost_categories: format!(r#"{{"Team": "{}"}}"#, team.name),
-                    discounts: format!(r#"{{"negotiated_permille": {}}}"#, 1000 - negotiated_permille),
+                    cost_categories: field(&format!(r#"{{"Team": "{}"}}"#, team.name)),
+                    invoices: PERIODS.map(|(year, month, _)| {
+                        format!("INV-{year}{month:02}-{}", &billing_id[billing_id.len() - 4..])
+                    }),
+                    discounts: field(&format!(r#"{{"negotiated_permille": {}}}"#, 1000 - negotiated_permille)),
                 });
             }
         }
     }
+}
+
+/// A service's list price, in dollars.
+pub(crate) fn price(service: &Service) -> String {
+    format!("{}.{:09}", service.price_nano / 1_000_000_000, service.price_nano % 1_000_000_000)
 }
 
 fn account_id(provider: &Provider, random: &mut SplitMix64) -> String {
@@ -200,19 +251,30 @@ fn resource(account: &Account, at: usize, rank: u64, random: &mut SplitMix64) ->
         tags: tags(account, workload, random),
         sku_price_id: format!("{sku_id}.{}", random.hex(10).to_uppercase()),
         sku_id,
-        sku_price_details: format!(r#"{{"x_Meter": "{}"}}"#, service.meter),
+        sku_price_details: field(&format!(r#"{{"x_Meter": "{}"}}"#, service.meter)),
+        description: format!("${} per {} {} in {}", price(service), service.unit, service.meter, region.name),
         commitment: (service.committable && random.chance(350)).then(|| commitment(provider, account, region, random)),
+        reservation: (service.committable && random.chance(100)).then(|| format!("cr-0{}", random.hex(16))),
         size_permille: 300 + 12_000 / (rank + 2),
     }
 }
 
-fn resource_id(account: &Account, service: &Service, region: &Region, workload: &str, name: &str, random: &mut SplitMix64) -> String {
+fn resource_id(
+    account: &Account,
+    service: &Service,
+    region: &Region,
+    workload: &str,
+    name: &str,
+    random: &mut SplitMix64,
+) -> String {
     let (sub_id, path, region) = (&account.sub_id, service.id_path, region.id);
     match account.provider.kind {
         ProviderKind::Aws if path == "s3" => format!("arn:aws:s3:::{name}-{}", random.hex(6)),
         ProviderKind::Aws if path == "ec2" => format!("arn:aws:ec2:{region}:{sub_id}:instance/i-0{}", random.hex(16)),
         ProviderKind::Aws => format!("arn:aws:{path}:{region}:{sub_id}:{name}"),
-        ProviderKind::Azure => format!("{sub_id}/resourceGroups/rg-{workload}-{}/providers/{path}/{name}", account.environment),
+        ProviderKind::Azure => {
+            format!("{sub_id}/resourceGroups/rg-{workload}-{}/providers/{path}/{name}", account.environment)
+        }
         ProviderKind::Gcp => {
             let (host, kind) = path.split_once('/').unwrap_or((path, "resources"));
             format!("//{host}/projects/{sub_id}/locations/{region}/{kind}/{name}")
@@ -243,7 +305,7 @@ fn tags(account: &Account, workload: &str, random: &mut SplitMix64) -> Option<[S
     if random.chance(60) {
         tags.push(("note", "the \"blue\" stack, second half"));
     }
-    Some(TagForm::texts(&tags))
+    Some(TagForm::fields(&tags))
 }
 
 fn commitment(provider: &Provider, account: &Account, region: &Region, random: &mut SplitMix64) -> Commitment {
@@ -256,7 +318,9 @@ fn commitment(provider: &Provider, account: &Account, region: &Region, random: &
     let id = match provider.kind {
         ProviderKind::Aws => format!("arn:aws:savingsplans::{}:savingsplan/{}", account.sub_id, random.uuid()),
         ProviderKind::Azure => format!("/providers/Microsoft.BillingBenefits/savingsPlanOrders/{}", random.uuid()),
-        ProviderKind::Gcp => format!("projects/{}/regions/{}/commitments/{}", account.sub_id, region.id, random.number(12)),
+        ProviderKind::Gcp => {
+            format!("projects/{}/regions/{}/commitments/{}", account.sub_id, region.id, random.number(12))
+        }
         ProviderKind::Oci => format!("ocid1.subscription.oc1..{}", random.hex(16)),
     };
     Commitment { id, name: format!("{kind}, {} ({})", account.team.name, region.id), category, kind }

@@ -48,10 +48,18 @@ fn cell(array: &dyn Array, row: usize) -> Result<Cell, ArrowError> {
         DataType::Utf8View => Cell::Text(array.as_string_view().value(row).to_owned()),
         DataType::Decimal128(..) => Cell::Number(shortest(array.as_primitive::<Decimal128Type>().value_as_string(row))),
         DataType::Decimal256(..) => Cell::Number(shortest(array.as_primitive::<Decimal256Type>().value_as_string(row))),
-        DataType::Timestamp(TimeUnit::Second, _) => time(array.as_primitive::<TimestampSecondType>().value_as_datetime(row)),
-        DataType::Timestamp(TimeUnit::Millisecond, _) => time(array.as_primitive::<TimestampMillisecondType>().value_as_datetime(row)),
-        DataType::Timestamp(TimeUnit::Microsecond, _) => time(array.as_primitive::<TimestampMicrosecondType>().value_as_datetime(row)),
-        DataType::Timestamp(TimeUnit::Nanosecond, _) => time(array.as_primitive::<TimestampNanosecondType>().value_as_datetime(row)),
+        DataType::Timestamp(TimeUnit::Second, _) => {
+            time(array.as_primitive::<TimestampSecondType>().value_as_datetime(row))
+        }
+        DataType::Timestamp(TimeUnit::Millisecond, _) => {
+            time(array.as_primitive::<TimestampMillisecondType>().value_as_datetime(row))
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            time(array.as_primitive::<TimestampMicrosecondType>().value_as_datetime(row))
+        }
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => {
+            time(array.as_primitive::<TimestampNanosecondType>().value_as_datetime(row))
+        }
         DataType::Dictionary(..) => {
             let dictionary = array.as_any_dictionary();
             let key = dictionary.normalized_keys()[row];

@@ -15,6 +15,7 @@ use arrow::error::ArrowError;
 use chrono::{DateTime, Utc};
 use costream_common::config::Span;
 use costream_common::http::client::ClientError;
+use costream_handler::config::HandlerConfig;
 use costream_handler::sql::{Engine, Limits, Options};
 use costream_handler::store::StoreRead;
 use costream_handler::store::delta::{DeltaOptions, DeltaStore};
@@ -41,7 +42,10 @@ const LIMITS: Limits = Limits {
 /// # Errors
 /// There is no answer, or not all of it: what was printed until then is not the whole.
 pub(crate) async fn sql(args: SqlArgs) -> Result<Status, SqlError> {
-    let place = Place::new(args.place.url.as_ref(), args.place.data_dir.as_deref().unwrap_or(Path::new(DATA_DIR)))?;
+    let place = match args.place.url.clone() {
+        Some(url) => Place::remote(url)?,
+        None => Place::in_directory(args.place.data_dir.as_deref().unwrap_or(Path::new(DATA_DIR)))?,
+    };
     match print(&place, &args).await {
         // Whoever reads the output has had enough.
         Err(SqlError::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Status::Good),
@@ -70,21 +74,36 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// The handler at a URL, or else the store in a directory, which is opened beside a process
-    /// that writes to it.
+    /// The handler at a URL.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    pub(crate) fn remote(url: Url) -> Result<Self, SqlError> {
+        Ok(Self::Remote(Box::new(Remote::new(url)?)))
+    }
+
+    /// The store in a data directory, beside a process that writes to it.
     ///
     /// # Errors
     /// There is no such store, or it cannot be opened.
-    pub(crate) fn new(url: Option<&Url>, data_dir: &Path) -> Result<Self, SqlError> {
-        if let Some(url) = url {
-            return Ok(Self::Remote(Box::new(Remote::new(url.clone())?)));
-        }
+    pub(crate) fn in_directory(data_dir: &Path) -> Result<Self, SqlError> {
         let dir = data_dir.join("store");
         if !dir.is_dir() {
             return Err(SqlError::NoStore { path: data_dir.to_owned() });
         }
         let store = DeltaStore::open(DeltaOptions::in_directory(&dir)?)?;
         Ok(Self::local(Arc::new(store)))
+    }
+
+    /// The store that a configuration names.
+    ///
+    /// # Errors
+    /// As [`Place::in_directory`].
+    pub(crate) fn configured(config: &HandlerConfig) -> Result<Self, SqlError> {
+        match &config.store_url {
+            Some(url) => Ok(Self::local(Arc::new(DeltaStore::open(DeltaOptions::at(url.clone()))?))),
+            None => Self::in_directory(&config.data_dir),
+        }
     }
 
     /// A store that is open already.

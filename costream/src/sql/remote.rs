@@ -76,7 +76,8 @@ impl Remote {
         tokio::spawn(async move {
             let mut body = response.bytes_stream();
             while let Some(piece) = body.next().await {
-                let piece = piece.map_err(|source| ClientError::Body { url: broken.clone(), source: source.without_url() });
+                let piece =
+                    piece.map_err(|source| ClientError::Body { url: broken.clone(), source: source.without_url() });
                 if pieces.send(piece).await.is_err() {
                     break;
                 }
@@ -187,10 +188,12 @@ impl<'de> Visitor<'de> for AnswerSeed<'_> {
                 "cols" => columns = Some(map.next_value()?),
                 "col_types" => {
                     let types: Vec<serde_json::Value> = map.next_value()?;
-                    times = types.iter().map(|kind| kind.as_u64().is_some_and(|kind| TIMESTAMPS.contains(&kind))).collect();
+                    times =
+                        types.iter().map(|kind| kind.as_u64().is_some_and(|kind| TIMESTAMPS.contains(&kind))).collect();
                 }
                 "rows" => {
-                    let columns = columns.take().ok_or_else(|| serde::de::Error::custom("`rows` stand before `cols`"))?;
+                    let columns =
+                        columns.take().ok_or_else(|| serde::de::Error::custom("`rows` stand before `cols`"))?;
                     let _ = self.events.blocking_send(Ok(Event::Columns(columns)));
                     map.next_value_seed(RowsSeed { events: self.events, times: &times })?;
                 }
@@ -229,7 +232,9 @@ impl<'de> Visitor<'de> for RowsSeed<'_> {
         while let Some(row) = rows.next_element::<Vec<Box<RawValue>>>()? {
             let cells = row.iter().enumerate().map(|(at, value)| cell(value.get(), self.times.get(at) == Some(&true)));
             chunk.push(cells.collect::<Result<Vec<_>, _>>().map_err(serde::de::Error::custom)?);
-            if chunk.len() == CHUNK_ROWS && self.events.blocking_send(Ok(Event::Rows(std::mem::take(&mut chunk)))).is_err() {
+            if chunk.len() == CHUNK_ROWS
+                && self.events.blocking_send(Ok(Event::Rows(std::mem::take(&mut chunk)))).is_err()
+            {
                 return Err(serde::de::Error::custom("nobody reads the answer any more"));
             }
         }
@@ -314,7 +319,10 @@ mod tests {
             let Some(Ok(Event::Columns(columns))) = read.recv().await else { panic!("columns first") };
             assert_eq!(columns, ["a", "b"]);
             let Some(Ok(Event::Rows(rows))) = read.recv().await else { panic!("then rows") };
-            assert_eq!(rows, [vec![Cell::Text("x".into()), Cell::Text("1970-01-01T00:00:00Z".into())], vec![Cell::Null, Cell::Null]]);
+            assert_eq!(
+                rows,
+                [vec![Cell::Text("x".into()), Cell::Text("1970-01-01T00:00:00Z".into())], vec![Cell::Null, Cell::Null]]
+            );
         }
     }
 }

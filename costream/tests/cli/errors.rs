@@ -49,6 +49,8 @@ fn a_wrong_configuration_is_named_with_key_line_and_status_2() {
     house.write("a.csv", HEADER);
     house.write("good.yaml", "exporter:\n  sources:\n    - path: a.csv\nhandler: {}\nscraper: {}\n");
     assert!(house.run(&["check", "--config.file", "good.yaml"]).ended(0).out.contains("good.yaml"));
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../resources/config/costream.yaml");
+    house.run(&["check", "--config.file", example]).ended(0);
     for (text, line, key) in [
         ("exporter:\n  sourcs: []\n", "line 2", "sourcs"),
         ("handler:\n  listen_adress: a\n", "line 2", "listen_adress"),
@@ -57,10 +59,16 @@ fn a_wrong_configuration_is_named_with_key_line_and_status_2() {
         ("exportr: {}\n", "line 1", "exportr"),
     ] {
         house.write("wrong.yaml", text);
-        for command in [&["check", "--config.file", "wrong.yaml"][..], &["run", "--once", "--config.file", "wrong.yaml"]] {
+        for command in
+            [&["check", "--config.file", "wrong.yaml"][..], &["run", "--once", "--config.file", "wrong.yaml"]]
+        {
             let ran = house.run(command).ended(2);
             let complaints = ran.complaints();
-            assert!(complaints.len() == 1 && complaints[0].contains(line) && complaints[0].contains(key), "{}", ran.err);
+            assert!(
+                complaints.len() == 1 && complaints[0].contains(line) && complaints[0].contains(key),
+                "{}",
+                ran.err
+            );
         }
     }
     house.run(&["check", "--config.file", "missing.yaml"]).ended(2);

@@ -13,7 +13,10 @@ fn every_profiles_sums_are_exact_to_the_last_digit() {
         let report = house.report("report.csv", 2_000, 11, profile);
         house.run(&["run", "--once", "--source", "report.csv", "--profile", profile]).ended(0);
         let expected = oracle(&[&report]);
-        assert!(expected.values().map(|sum| sum.rows).sum::<u64>() == 2_000 && expected.len() == 6, "{profile}: {expected:?}");
+        assert!(
+            expected.values().map(|sum| sum.rows).sum::<u64>() == 2_000 && expected.len() == 6,
+            "{profile}: {expected:?}"
+        );
         assert_eq!(house.stored(&[]), expected, "{profile}");
     }
 }
@@ -22,11 +25,12 @@ fn every_profiles_sums_are_exact_to_the_last_digit() {
 fn a_directory_of_reports_is_one_run_and_auto_reads_them_all() {
     let house = House::new();
     std::fs::create_dir(house.path("reports")).expect("a directory");
-    let reports: Vec<_> = [("aws", "a.csv"), ("azure", "b.csv"), ("gcp", "c.csv"), ("oci", "d.csv"), ("sample", "e.csv")]
-        .into_iter()
-        .zip(20..)
-        .map(|((profile, name), seed)| house.report(&format!("reports/{name}"), 700, seed, profile))
-        .collect();
+    let reports: Vec<_> =
+        [("aws", "a.csv"), ("azure", "b.csv"), ("gcp", "c.csv"), ("oci", "d.csv"), ("sample", "e.csv")]
+            .into_iter()
+            .zip(20..)
+            .map(|((profile, name), seed)| house.report(&format!("reports/{name}"), 700, seed, profile))
+            .collect();
     let ran = house.run(&["run", "--once", "--source", "reports"]).ended(0);
     let reports: Vec<&Path> = reports.iter().map(|path| path.as_path()).collect();
     assert_eq!(house.stored(&[]), oracle(&reports));
@@ -47,7 +51,9 @@ fn identical_rows_are_charges_of_their_own_and_digits_stay() {
     ];
     house.write("a.csv", format!("BilledCost,BillingCurrency,BillingPeriodStart,EffectiveCost\n{}\n", rows.join("\n")));
     house.run(&["run", "--once", "--source", "a.csv"]).ended(0);
-    let ran = house.run(&["sql", "SELECT x_row, billedcost, effectivecost FROM costs ORDER BY x_row", "--format", "csv"]).ended(0);
+    let ran = house
+        .run(&["sql", "SELECT x_row, billedcost, effectivecost FROM costs ORDER BY x_row", "--format", "csv"])
+        .ended(0);
     let expected = [
         "x_row,billedcost,effectivecost",
         "1,12345678901234567890.123456789012345678,0.000000000000000001",
@@ -79,7 +85,10 @@ fn a_restated_report_takes_the_place_of_the_old_one_which_stays_as_of_before() {
 fn rejected_rows_are_kept_counted_and_told_by_the_status() {
     let house = House::new();
     let header = "BilledCost,BillingCurrency,BillingPeriodStart\n";
-    house.write("a.csv", format!("{header}1,USD,2026-08-01T00:00:00Z\nmuch,USD,2026-08-01T00:00:00Z\n2,USD,2026-08-01T00:00:00Z\n"));
+    house.write(
+        "a.csv",
+        format!("{header}1,USD,2026-08-01T00:00:00Z\nmuch,USD,2026-08-01T00:00:00Z\n2,USD,2026-08-01T00:00:00Z\n"),
+    );
     let ran = house.run(&["run", "--once", "--source", "a.csv"]).ended(3);
     assert!(ran.complaints().len() == 1 && ran.err.contains("1 rows were rejected"), "{}", ran.err);
     house.run(&["run", "--once", "--source", "a.csv", "--allow-rejects", "1"]).ended(0);
@@ -109,7 +118,11 @@ fn killed_at_any_moment_and_run_again_the_result_is_the_same() {
         }
         None
     };
-    for (dir, suffix) in [("costream-data/spool", ".records.arrow"), ("costream-data/store", ".parquet"), ("costream-data/store", ".json")] {
+    for (dir, suffix) in [
+        ("costream-data/spool", ".records.arrow"),
+        ("costream-data/store", ".parquet"),
+        ("costream-data/store", ".json"),
+    ] {
         let mut child = house.command(&args).spawn().expect("started");
         wait_for(suffix, || any_file(dir, suffix).or_else(|| child.try_wait().expect("a child").map(|_| ())));
         child.kill().expect("killed");

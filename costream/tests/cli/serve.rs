@@ -12,7 +12,8 @@ fn a_bare_run_shows_the_sample_and_serves_it_until_it_is_told_to_end() {
     assert_eq!(differences.len(), 6, "three months in two currencies: {printed}");
     assert!(differences.iter().all(|line| line[0] == "sample" && line[4..] == ["0", "0", "0"]), "{printed}");
 
-    let statement = "SELECT providername, count(*) n, sum(billedcost) s FROM costs GROUP BY providername ORDER BY providername";
+    let statement =
+        "SELECT providername, count(*) n, sum(billedcost) s FROM costs GROUP BY providername ORDER BY providername";
     let beside = house.run(&["sql", statement, "--format", "csv"]).ended(0);
     assert_eq!(beside.out.lines().count(), 4, "three providers: {}", beside.out);
     let handler = running.url("handler");
@@ -50,7 +51,9 @@ fn an_address_that_is_taken_is_named() {
 fn other_addresses_want_a_password_or_a_word() {
     let ran = House::new().run(&["run", "--once", "--handler.listen-address", "0.0.0.0:0"]).ended(1);
     assert!(ran.err.contains("--web.allow-unauthenticated"), "{}", ran.err);
-    House::new().run(&["run", "--once", "--handler.listen-address", "0.0.0.0:0", "--web.allow-unauthenticated"]).ended(0);
+    House::new()
+        .run(&["run", "--once", "--handler.listen-address", "0.0.0.0:0", "--web.allow-unauthenticated"])
+        .ended(0);
 }
 
 #[test]
@@ -69,4 +72,32 @@ fn with_users_everybody_is_asked_and_the_scraper_still_gets_through() {
     let refused = house.run(&["reconcile", "--url", &with_login, "--exporter.url", &exporter]).ended(1);
     assert!(refused.err.contains("401"), "{}", refused.err);
     assert_eq!(running.terminate(), Some(0));
+}
+
+#[test]
+fn one_file_configures_all_three_and_flags_win() {
+    let house = House::new();
+    house.report("a.csv", 100, 1, "aws");
+    house.report("b.csv", 200, 2, "azure");
+    house.write(
+        "costream.yaml",
+        "exporter:\n  spool_dir: kept/spool\n  sources: [{path: a.csv, name: bills, profile: aws}]\n\
+         scraper:\n  targets: [{url: 'http://127.0.0.1:2112', records: text}]\n\
+         handler: {data_dir: kept}\n",
+    );
+    house.run(&["run", "--once", "--config.file", "costream.yaml"]).ended(0);
+    let count = [
+        "sql",
+        "SELECT x_source, x_scope, count(*) n FROM costs GROUP BY 1, 2 ORDER BY 1",
+        "--format",
+        "csv",
+        "--data-dir",
+        "kept",
+    ];
+    assert_eq!(house.run(&count).ended(0).out, "x_source,x_scope,n\nbills,a.csv,100\n");
+    house.run(&["reconcile", "--config.file", "costream.yaml"]).ended(0);
+    house.run(&["run", "--once", "--config.file", "costream.yaml", "--source", "b.csv", "--profile", "azure"]).ended(0);
+    assert_eq!(house.run(&count).ended(0).out, "x_source,x_scope,n\nb.csv,b.csv,200\nbills,a.csv,100\n");
+    let wrong = house.run(&["run", "--once", "--config.file", "costream.yaml", "--profile", "azure"]).ended(2);
+    assert!(wrong.err.contains("--profile"), "{}", wrong.err);
 }

@@ -12,7 +12,8 @@ fn house() -> House {
     house
 }
 
-const STATEMENT: &str = "SELECT billedcost, billingperiodstart, servicename, tags, tags['org.unit'] unit, x_row FROM costs ORDER BY x_row";
+const STATEMENT: &str =
+    "SELECT billedcost, billingperiodstart, servicename, tags, tags['org.unit'] unit, x_row FROM costs ORDER BY x_row";
 
 #[test]
 fn csv_is_rfc_4180_with_empty_nulls() {

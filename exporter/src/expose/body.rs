@@ -84,7 +84,10 @@ where
 /// An answer that is no body, and says why.
 pub(super) fn refused(refusal: Refusal) -> Response {
     match refusal {
-        Refusal::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "nothing here is acceptable to `Accept` and `Accept-Encoding`\n").into_response(),
+        Refusal::NotAcceptable => {
+            (StatusCode::NOT_ACCEPTABLE, "nothing here is acceptable to `Accept` and `Accept-Encoding`\n")
+                .into_response()
+        }
     }
 }
 
@@ -107,7 +110,8 @@ fn encoding(accept: &str) -> Option<Encoding> {
     for offer in accept.split(',') {
         let mut parts = offer.split(';');
         let coding = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
-        let q = parts.find_map(|parameter| parameter.trim().strip_prefix("q=")?.trim().parse::<f32>().ok()).unwrap_or(1.0);
+        let q =
+            parts.find_map(|parameter| parameter.trim().strip_prefix("q=")?.trim().parse::<f32>().ok()).unwrap_or(1.0);
         match coding.as_str() {
             "gzip" | "x-gzip" => gzip = Some(q),
             "zstd" => zstd = Some(q),
@@ -141,7 +145,8 @@ where
             Some((chunk, chunks)) => chunk.map(|chunk| Some((chunk, chunks))).map_err(io::Error::other),
         }
     };
-    stream::try_unfold(chunks, next).inspect_err(|error| tracing::error!(error = costream_common::report::one_line(error), "a body was broken off"))
+    stream::try_unfold(chunks, next)
+        .inspect_err(|error| tracing::error!(error = costream_common::report::one_line(error), "a body was broken off"))
 }
 
 #[cfg(test)]
@@ -171,7 +176,9 @@ mod tests {
 
     #[test]
     fn a_known_body_is_known_under_any_of_its_names() {
-        for (sent, known) in [("W/\"a\"", true), ("\"a\"", true), ("\"b\", W/\"a\"", true), ("*", true), ("", false), ("\"b\"", false)] {
+        for (sent, known) in
+            [("W/\"a\"", true), ("\"a\"", true), ("\"b\", W/\"a\"", true), ("*", true), ("", false), ("\"b\"", false)]
+        {
             assert_eq!(is_known(sent, "W/\"a\""), known, "{sent}");
         }
     }

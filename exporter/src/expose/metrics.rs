@@ -7,8 +7,9 @@ use costream_common::exposition::encode::{TextWriter, float};
 use costream_common::exposition::{Format, Kind};
 use costream_common::record::{GroupTotals, SourceName};
 
+use crate::dimensions::Dimensions;
 use crate::poll::Status;
-use crate::rollup::{Dimensions, Series};
+use crate::rollup::Series;
 use crate::sums::Sums;
 
 /// About the size of a chunk.
@@ -21,14 +22,18 @@ const COSTS: [Family; 5] = [
     ("costream_billed_cost", "Sum of BilledCost, in the billing currency", |totals| totals.billed.to_string()),
     ("costream_effective_cost", "Sum of EffectiveCost, in the billing currency", |totals| totals.effective.to_string()),
     ("costream_list_cost", "Sum of ListCost, in the billing currency", |totals| totals.list.to_string()),
-    ("costream_contracted_cost", "Sum of ContractedCost, in the billing currency", |totals| totals.contracted.to_string()),
+    ("costream_contracted_cost", "Sum of ContractedCost, in the billing currency", |totals| {
+        totals.contracted.to_string()
+    }),
     ("costream_charges", "Charges, which are rows of the report", |totals| totals.rows.to_string()),
 ];
 const CONTROLS: [Family; 5] = [
     ("costream_control_billed_cost", "Control total: sum of BilledCost", |totals| totals.billed.to_string()),
     ("costream_control_effective_cost", "Control total: sum of EffectiveCost", |totals| totals.effective.to_string()),
     ("costream_control_list_cost", "Control total: sum of ListCost", |totals| totals.list.to_string()),
-    ("costream_control_contracted_cost", "Control total: sum of ContractedCost", |totals| totals.contracted.to_string()),
+    ("costream_control_contracted_cost", "Control total: sum of ContractedCost", |totals| {
+        totals.contracted.to_string()
+    }),
     ("costream_control_charges", "Control total: charges", |totals| totals.rows.to_string()),
 ];
 
@@ -76,7 +81,11 @@ impl Iterator for Metrics {
         let sums = Arc::clone(&self.shown.sums);
         let dimensions = self.shown.dimensions.clone();
         while self.writer.len() < CHUNK_BYTES {
-            let Some(((name, help, value), series)) = self.sums(self.family).map(|(family, series)| (family, series.len())) else { break };
+            let Some(((name, help, value), series)) =
+                self.sums(self.family).map(|(family, series)| (family, series.len()))
+            else {
+                break;
+            };
             let all = if self.family < COSTS.len() { &sums.series } else { &sums.controls };
             if self.sample == 0 {
                 self.writer.family(name, Kind::Gauge, help);
@@ -115,23 +124,40 @@ fn states(writer: &mut TextWriter, shown: &Shown) {
         }
     };
     let seconds = |time: chrono::DateTime<chrono::Utc>| {
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds since the epoch are exact in a double for 285,000 years")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "milliseconds since the epoch are exact in a double for 285,000 years"
+        )]
         let milliseconds = time.timestamp_millis() as f64;
         float(milliseconds / 1000.0)
     };
-    per_source(writer, "costream_source_up", "Whether the last poll of the source brought every report (1), or failed (0)", &|status| {
-        status.up.map(|up| u8::from(up).to_string())
+    per_source(
+        writer,
+        "costream_source_up",
+        "Whether the last poll of the source brought every report (1), or failed (0)",
+        &|status| status.up.map(|up| u8::from(up).to_string()),
+    );
+    per_source(writer, "costream_source_last_poll_timestamp_seconds", "When the source was last polled", &|status| {
+        status.polled_at.map(seconds)
     });
-    per_source(writer, "costream_source_last_poll_timestamp_seconds", "When the source was last polled", &|status| status.polled_at.map(seconds));
-    per_source(writer, "costream_source_last_success_timestamp_seconds", "When a poll of the source last went well", &|status| {
-        status.succeeded_at.map(seconds)
-    });
-    per_source(writer, "costream_source_last_poll_duration_seconds", "How long the last poll of the source took", &|status| {
-        status.polled_at.map(|_| float(status.took.as_secs_f64()))
-    });
-    per_source(writer, "costream_source_gone_reports", "Reports that are gone at the source, whose rows stay", &|status| {
-        Some(status.gone.to_string())
-    });
+    per_source(
+        writer,
+        "costream_source_last_success_timestamp_seconds",
+        "When a poll of the source last went well",
+        &|status| status.succeeded_at.map(seconds),
+    );
+    per_source(
+        writer,
+        "costream_source_last_poll_duration_seconds",
+        "How long the last poll of the source took",
+        &|status| status.polled_at.map(|_| float(status.took.as_secs_f64())),
+    );
+    per_source(
+        writer,
+        "costream_source_gone_reports",
+        "Reports that are gone at the source, whose rows stay",
+        &|status| Some(status.gone.to_string()),
+    );
 
     let name = "costream_snapshot_timestamp_seconds";
     writer.family(name, Kind::Gauge, "When the snapshot that is served was taken: its age is the data's");
@@ -140,8 +166,18 @@ fn states(writer: &mut TextWriter, shown: &Shown) {
         writer.sample(name, labels, &seconds(*taken_at), None);
     }
     let counts = [
-        ("costream_rejected_rows", "Rows of the current snapshots that were refused, by reason", "reason", &shown.sums.rejects),
-        ("costream_applied_rules", "Times a rule of leniency was applied in the current snapshots", "rule", &shown.sums.rules),
+        (
+            "costream_rejected_rows",
+            "Rows of the current snapshots that were refused, by reason",
+            "reason",
+            &shown.sums.rejects,
+        ),
+        (
+            "costream_applied_rules",
+            "Times a rule of leniency was applied in the current snapshots",
+            "rule",
+            &shown.sums.rules,
+        ),
     ];
     for (name, help, label, counts) in counts {
         writer.family(name, Kind::Gauge, help);

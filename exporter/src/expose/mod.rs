@@ -62,13 +62,16 @@ async fn counted(State(inner): State<Arc<Inner>>, request: Request, next: Next) 
 }
 
 async fn metrics(State(inner): State<Arc<Inner>>, headers: HeaderMap) -> Response {
-    let Some(format) = exposition::negotiate(&all(&headers, header::ACCEPT)) else { return refused(Refusal::NotAcceptable) };
+    let Some(format) = exposition::negotiate(&all(&headers, header::ACCEPT)) else {
+        return refused(Refusal::NotAcceptable);
+    };
     let polls = &inner.polls;
     let Ok(telemetry) = polls.telemetry.text(format) else {
         return (StatusCode::INTERNAL_SERVER_ERROR, "the telemetry cannot be written\n").into_response();
     };
     let tag = inner.tag(&(polls.ready.changes(), format));
-    let sources = inner.sources.iter().map(|polling| SourceState { name: polling.source.name.clone(), status: polling.status() });
+    let sources =
+        inner.sources.iter().map(|polling| SourceState { name: polling.source.name.clone(), status: polling.status() });
     let shown = Shown {
         dimensions: polls.spool.dimensions().clone(),
         sums: polls.ready.get(),
@@ -90,23 +93,31 @@ struct Selection {
 
 impl Selection {
     /// The snapshots selected, in order; an answer when there is none of that name.
-    fn of(query: Result<Query<Self>, QueryRejection>, inner: &Inner) -> Result<Vec<Arc<Generation>>, Response> {
-        let Query(selection) = query.map_err(|error| (StatusCode::BAD_REQUEST, format!("{}\n", error.body_text())).into_response())?;
+    fn of(query: Result<Query<Self>, QueryRejection>, inner: &Inner) -> Result<Vec<Arc<Generation>>, Box<Response>> {
+        let Query(selection) =
+            query.map_err(|error| (StatusCode::BAD_REQUEST, format!("{}\n", error.body_text())).into_response())?;
         let takes = |wanted: &Option<String>, name: &str| wanted.as_ref().is_none_or(|wanted| wanted == name);
         let mut selected = inner.polls.spool.current();
-        selected.retain(|generation| takes(&selection.source, generation.key().source.as_str()) && takes(&selection.scope, generation.key().scope.as_str()));
+        selected.retain(|generation| {
+            takes(&selection.source, generation.key().source.as_str())
+                && takes(&selection.scope, generation.key().scope.as_str())
+        });
         let everything = selection.source.is_none() && selection.scope.is_none();
         if selected.is_empty() && !everything {
-            return Err((StatusCode::NOT_FOUND, "there is no snapshot of that source and scope\n").into_response());
+            return Err((StatusCode::NOT_FOUND, "there is no snapshot of that source and scope\n").into_response().into());
         }
         Ok(selected)
     }
 }
 
-async fn records(State(inner): State<Arc<Inner>>, query: Result<Query<Selection>, QueryRejection>, headers: HeaderMap) -> Response {
+async fn records(
+    State(inner): State<Arc<Inner>>,
+    query: Result<Query<Selection>, QueryRejection>,
+    headers: HeaderMap,
+) -> Response {
     let selected = match Selection::of(query, &inner) {
         Ok(selected) => selected,
-        Err(answer) => return answer,
+        Err(answer) => return *answer,
     };
     // Text first: it is what one gets who does not say.
     let formats = [Format::Text004, Format::OpenMetrics100];
@@ -114,16 +125,25 @@ async fn records(State(inner): State<Arc<Inner>>, query: Result<Query<Selection>
     match exposition::preferred(&all(&headers, header::ACCEPT), &offers) {
         None => refused(Refusal::NotAcceptable),
         Some(at) => match formats.get(at) {
-            Some(format) => answer(&headers, format.content_type(), &inner.tag_of(&selected, format.content_type()), Text::new(selected, *format)),
+            Some(format) => answer(
+                &headers,
+                format.content_type(),
+                &inner.tag_of(&selected, format.content_type()),
+                Text::new(selected, *format),
+            ),
             None => arrow(&inner, &headers, selected, Rows::Taken).await,
         },
     }
 }
 
-async fn rejects(State(inner): State<Arc<Inner>>, query: Result<Query<Selection>, QueryRejection>, headers: HeaderMap) -> Response {
+async fn rejects(
+    State(inner): State<Arc<Inner>>,
+    query: Result<Query<Selection>, QueryRejection>,
+    headers: HeaderMap,
+) -> Response {
     let selected = match Selection::of(query, &inner) {
         Ok(selected) => selected,
-        Err(answer) => return answer,
+        Err(answer) => return *answer,
     };
     if exposition::preferred(&all(&headers, header::ACCEPT), &[ARROW]).is_none() {
         return refused(Refusal::NotAcceptable);
@@ -164,7 +184,10 @@ async fn snapshots(State(inner): State<Arc<Inner>>, headers: HeaderMap) -> Respo
 async fn ready(State(inner): State<Arc<Inner>>) -> Response {
     match inner.waiting_for() {
         None => "ready\n".into_response(),
-        Some(source) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: source {source} has not been polled yet\n")).into_response(),
+        Some(source) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: source {source} has not been polled yet\n"))
+                .into_response()
+        }
     }
 }
 
@@ -178,7 +201,8 @@ async fn landing(State(inner): State<Arc<Inner>>) -> Html<String> {
             (Some(_), None) => "up".to_owned(),
         };
         let source = &polling.source.name;
-        let snapshots: Vec<_> = inner.polls.spool.current().into_iter().filter(|generation| generation.key().source == *source).collect();
+        let snapshots: Vec<_> =
+            inner.polls.spool.current().into_iter().filter(|generation| generation.key().source == *source).collect();
         let charges: u64 = snapshots.iter().map(|generation| generation.snapshot().totals.rows()).sum();
         let rejected: u64 = snapshots.iter().map(|generation| generation.snapshot().rejected).sum();
         let cells = [source.to_string(), state, snapshots.len().to_string(), charges.to_string(), rejected.to_string()];

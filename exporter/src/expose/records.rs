@@ -13,7 +13,9 @@ use chrono::{DateTime, SecondsFormat};
 use costream_common::exposition::encode::TextWriter;
 use costream_common::exposition::{Format, Kind};
 use costream_common::money::Amount;
-use costream_common::record::{GroupTotals, SNAPSHOTS_METADATA, Snapshot, X_ROW, X_SCOPE, X_SNAPSHOT, X_SOURCE, row_field};
+use costream_common::record::{
+    GroupTotals, SNAPSHOTS_METADATA, Snapshot, X_ROW, X_SCOPE, X_SNAPSHOT, X_SOURCE, row_field,
+};
 
 use crate::snapshot::{Batches, Generation, SpoolError};
 
@@ -46,7 +48,9 @@ const CONTROLS: [Control; 5] = [
     ("costream_records_billed_cost", "Control total: sum of BilledCost", |totals| totals.billed.to_string()),
     ("costream_records_effective_cost", "Control total: sum of EffectiveCost", |totals| totals.effective.to_string()),
     ("costream_records_list_cost", "Control total: sum of ListCost", |totals| totals.list.to_string()),
-    ("costream_records_contracted_cost", "Control total: sum of ContractedCost", |totals| totals.contracted.to_string()),
+    ("costream_records_contracted_cost", "Control total: sum of ContractedCost", |totals| {
+        totals.contracted.to_string()
+    }),
 ];
 
 /// The rows as text: the columns of each snapshot, its rows, its control totals, and last the number of
@@ -61,7 +65,7 @@ pub(super) struct Text {
 enum At {
     Columns(usize),
     Open(usize),
-    Rows(usize, Batches, Option<(RecordBatch, usize)>),
+    Rows(usize, Box<Batches>, Option<(RecordBatch, usize)>),
     Controls(usize),
     End,
     Done,
@@ -83,19 +87,30 @@ impl Text {
                 match self.generations.get(index) {
                     Some(generation) => {
                         let identity = Identity::of(generation.snapshot());
-                        for field in generation.records()?.schema().fields().iter().filter(|field| field.name() != X_ROW) {
-                            writer.sample(COLUMNS, identity.labels().into_iter().chain([("column", field.name().as_str())]), "1", None);
+                        for field in
+                            generation.records()?.schema().fields().iter().filter(|field| field.name() != X_ROW)
+                        {
+                            writer.sample(
+                                COLUMNS,
+                                identity.labels().into_iter().chain([("column", field.name().as_str())]),
+                                "1",
+                                None,
+                            );
                         }
                         At::Columns(index + 1)
                     }
                     None => {
-                        writer.family(ROWS, Kind::Gauge, "Charges of the reports: BilledCost, exact, with every column as a label");
+                        writer.family(
+                            ROWS,
+                            Kind::Gauge,
+                            "Charges of the reports: BilledCost, exact, with every column as a label",
+                        );
                         At::Open(0)
                     }
                 }
             }
             At::Open(index) => match self.generations.get(index) {
-                Some(generation) => At::Rows(index, generation.records()?, None),
+                Some(generation) => At::Rows(index, Box::new(generation.records()?), None),
                 None => At::Controls(0),
             },
             At::Rows(index, batches, Some((batch, from))) => {
@@ -120,7 +135,11 @@ impl Text {
                 None => At::End,
             },
             At::End => {
-                writer.family(SNAPSHOTS, Kind::Gauge, "Snapshots carried: the last sample, by which a reader knows that nothing is missing");
+                writer.family(
+                    SNAPSHOTS,
+                    Kind::Gauge,
+                    "Snapshots carried: the last sample, by which a reader knows that nothing is missing",
+                );
                 writer.sample(SNAPSHOTS, [("", ""); 0], &self.generations.len().to_string(), None);
                 writer.finish();
                 At::Done
@@ -162,7 +181,13 @@ impl Identity {
 
 fn write_row(writer: &mut TextWriter, identity: &Identity, batch: &RecordBatch, row: usize) {
     let schema = batch.schema_ref();
-    let cells = || schema.fields().iter().zip(batch.columns()).filter_map(|(field, array)| Some((field.name().as_str(), cell(array, row)?)));
+    let cells = || {
+        schema
+            .fields()
+            .iter()
+            .zip(batch.columns())
+            .filter_map(|(field, array)| Some((field.name().as_str(), cell(array, row)?)))
+    };
     // Every row that was taken has a billed cost.
     let billed = batch.column_by_name("BilledCost").and_then(|array| cell(array, row)).unwrap_or(Cow::Borrowed("NaN"));
     let report = cells().filter(|(name, _)| *name != X_ROW);
@@ -178,7 +203,9 @@ fn cell(array: &ArrayRef, row: usize) -> Option<Cow<'_, str>> {
     }
     match array.data_type() {
         DataType::Utf8 => Some(array.as_string::<i32>().value(row).into()),
-        DataType::Decimal128(..) => Some(Amount::from_units(array.as_primitive::<Decimal128Type>().value(row))?.to_string().into()),
+        DataType::Decimal128(..) => {
+            Some(Amount::from_units(array.as_primitive::<Decimal128Type>().value(row))?.to_string().into())
+        }
         DataType::Timestamp(..) => {
             let time = DateTime::from_timestamp_micros(array.as_primitive::<TimestampMicrosecondType>().value(row))?;
             Some(time.to_rfc3339_opts(SecondsFormat::AutoSi, true).into())
@@ -255,7 +282,9 @@ impl Arrow {
     /// A snapshot cannot be opened.
     pub(super) fn new(generations: Vec<Arc<Generation>>, rows: Rows) -> Result<Self, RecordsError> {
         let snapshots: Vec<&Snapshot> = generations.iter().map(|generation| generation.snapshot()).collect();
-        let names = |name: fn(&Snapshot) -> String| Arc::new(StringArray::from_iter_values(snapshots.iter().map(|snapshot| name(snapshot))));
+        let names = |name: fn(&Snapshot) -> String| {
+            Arc::new(StringArray::from_iter_values(snapshots.iter().map(|snapshot| name(snapshot))))
+        };
         let names = [
             names(|snapshot| snapshot.key.source.to_string()),
             names(|snapshot| snapshot.key.scope.to_string()),
@@ -263,7 +292,9 @@ impl Arrow {
         ];
         let mut fields: Vec<Field> = Vec::new();
         let refused = matches!(rows, Rows::Refused).then(crate::snapshot::rejects_schema);
-        for schema in refused.into_iter().map(Ok).chain(generations.iter().map(|generation| Ok(rows.open(generation)?.schema()))) {
+        for schema in
+            refused.into_iter().map(Ok).chain(generations.iter().map(|generation| Ok(rows.open(generation)?.schema())))
+        {
             let schema: SchemaRef = schema.map_err(|error: SpoolError| error)?;
             for field in schema.fields().iter().filter(|field| field.name() != X_ROW) {
                 // Names that differ in case alone would be one column of a table.
@@ -306,7 +337,10 @@ impl Arrow {
     }
 
     fn named(&self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-        let keys = Int32Array::from_value(i32::try_from(self.index).map_err(|error| ArrowError::ExternalError(error.into()))?, batch.num_rows());
+        let keys = Int32Array::from_value(
+            i32::try_from(self.index).map_err(|error| ArrowError::ExternalError(error.into()))?,
+            batch.num_rows(),
+        );
         let from = batch.schema_ref();
         let columns = self.schema.fields().iter().map(|field| {
             let name = [X_SOURCE, X_SCOPE, X_SNAPSHOT].iter().position(|name| name == field.name());
@@ -314,7 +348,8 @@ impl Arrow {
                 return Ok(Arc::new(DictionaryArray::try_new(keys.clone(), Arc::clone(names) as ArrayRef)?) as ArrayRef);
             }
             let at = from.fields().iter().position(|own| own.name().eq_ignore_ascii_case(field.name()));
-            Ok(at.map_or_else(|| new_null_array(field.data_type(), batch.num_rows()), |at| Arc::clone(batch.column(at))))
+            Ok(at
+                .map_or_else(|| new_null_array(field.data_type(), batch.num_rows()), |at| Arc::clone(batch.column(at))))
         });
         RecordBatch::try_new(Arc::clone(&self.schema), columns.collect::<Result<_, ArrowError>>()?)
     }

@@ -54,7 +54,9 @@ fn committed(spool: &Spool, csv: &str) -> Result<Arc<Generation>, SpoolError> {
 }
 
 fn files(dir: &Path) -> BTreeSet<String> {
-    let names = fs::read_dir(dir).expect("the spool").map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
+    let names = fs::read_dir(dir)
+        .expect("the spool")
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
     names.filter(|name| name != LOCK).collect()
 }
 
@@ -96,7 +98,11 @@ fn what_a_killed_poll_left_is_removed_and_nothing_else() {
     drop(spool);
 
     let stem = good.iter().next().and_then(|name| name.split_once('.')).expect("a stem").0.to_owned();
-    let killed = stem.replace("Z", "").split_once('-').map(|(digest, _)| format!("{digest}-29991231T235959999Z")).expect("a stem");
+    let killed = stem
+        .replace("Z", "")
+        .split_once('-')
+        .map(|(digest, _)| format!("{digest}-29991231T235959999Z"))
+        .expect("a stem");
     for leftover in ["records.arrow", "rejects.arrow", "rollup.json", "json.tmp"] {
         fs::write(dir.path().join(format!("{killed}.{leftover}")), "half").expect("write");
     }
@@ -129,7 +135,10 @@ fn a_damaged_snapshot_is_not_served() {
         let spool = open(dir.path()).expect("a spool");
         committed(&spool, GOOD).expect("a snapshot");
         drop(spool);
-        let name = files(dir.path()).into_iter().find(|name| name.split_once('.').is_some_and(|(_, found)| found == suffix)).expect("the file");
+        let name = files(dir.path())
+            .into_iter()
+            .find(|name| name.split_once('.').is_some_and(|(_, found)| found == suffix))
+            .expect("the file");
         fs::write(dir.path().join(name), damage).expect("damage");
         let spool = open(dir.path()).expect("the spool again");
         assert!(spool.current().is_empty() && files(dir.path()).is_empty(), "{suffix}");
@@ -197,7 +206,8 @@ fn a_budget_used_up_keeps_what_is_served() {
 fn what_belongs_to_no_source_is_removed() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     committed(&open(dir.path()).expect("a spool"), GOOD).expect("a snapshot");
-    let spool = Spool::open(dir.path(), None, Dimensions::default(), 100, &names(&["other"])).expect("the spool of another");
+    let spool =
+        Spool::open(dir.path(), None, Dimensions::default(), 100, &names(&["other"])).expect("the spool of another");
     assert!(spool.current().is_empty() && files(dir.path()).is_empty());
     assert_eq!(spool.used_bytes(), 0);
 }
@@ -208,20 +218,28 @@ fn a_truncated_file_is_noticed_while_it_is_read() {
     let spool = open(dir.path()).expect("a spool");
     let generation = committed(&spool, GOOD).expect("a snapshot");
     let (schema, path) = (generation.records().expect("records").schema(), generation.path(RECORDS));
-    StreamWriter::try_new(File::create(&path).expect("a file"), &schema).and_then(|mut empty| empty.finish()).expect("an empty stream");
-    assert!(matches!(generation.records().expect("records").next(), Some(Err(SpoolError::Short { read: 0, expected: 2, .. }))));
+    StreamWriter::try_new(File::create(&path).expect("a file"), &schema)
+        .and_then(|mut empty| empty.finish())
+        .expect("an empty stream");
+    assert!(matches!(
+        generation.records().expect("records").next(),
+        Some(Err(SpoolError::Short { read: 0, expected: 2, .. }))
+    ));
 }
 
 #[test]
 fn rejects_are_numbered_and_say_where_they_are_from() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let spool = open(dir.path()).expect("a spool");
-    let csv: String = std::iter::once("BilledCost\n".to_owned()).chain((0..REJECTS_PER_BATCH + 5).map(|row| format!("no {row}\n"))).collect();
+    let csv: String = std::iter::once("BilledCost\n".to_owned())
+        .chain((0..REJECTS_PER_BATCH + 5).map(|row| format!("no {row}\n")))
+        .collect();
     let generation = committed(&spool, &csv).expect("a snapshot");
     let batches: Vec<_> = generation.rejects().expect("rejects").map(|batch| batch.expect("a batch")).collect();
     assert_eq!(batches.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [REJECTS_PER_BATCH, 5]);
     let cell = |batch: &RecordBatch, column: &str, row: usize| {
-        arrow::util::display::array_value_to_string(batch.column_by_name(column).expect("a column"), row).expect("a value")
+        arrow::util::display::array_value_to_string(batch.column_by_name(column).expect("a column"), row)
+            .expect("a value")
     };
     let last = &batches[1];
     let found = ["source", "file", "row", "column", "reason", "text", "x_row"].map(|column| cell(last, column, 4));

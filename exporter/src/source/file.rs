@@ -35,7 +35,9 @@ impl Files {
     pub(super) async fn items(&self) -> Result<Vec<Item>, SourceError> {
         let given = self.given.clone();
         let listed = tokio::task::spawn_blocking(move || list(&given)).await;
-        listed.unwrap_or_else(|error| Err(SourceError::Read { path: self.given.clone(), source: io::Error::other(error) }))
+        listed.unwrap_or_else(|error| {
+            Err(SourceError::Read { path: self.given.clone(), source: io::Error::other(error) })
+        })
     }
 }
 
@@ -53,7 +55,8 @@ fn list(given: &str) -> Result<Vec<Item>, SourceError> {
 }
 
 fn item(scope: &str, path: &str) -> Result<Item, SourceError> {
-    let scope = ScopeName::new(scope).map_err(|source| SourceError::Name { shown: path.escape_debug().to_string(), source: Some(source) })?;
+    let scope = ScopeName::new(scope)
+        .map_err(|source| SourceError::Name { shown: path.escape_debug().to_string(), source: Some(source) })?;
     Ok(Item { scope, shown: path.to_owned() })
 }
 
@@ -86,7 +89,9 @@ fn in_directory(given: &str) -> Result<Vec<Item>, SourceError> {
     if items.is_empty() {
         let reason = match directories {
             0 => "the directory has no file".to_owned(),
-            _ => format!("the directory has no file, only {directories} directories: {given}/**/* takes what is in them"),
+            _ => {
+                format!("the directory has no file, only {directories} directories: {given}/**/* takes what is in them")
+            }
         };
         return Err(SourceError::NoFiles { given: given.to_owned(), reason });
     }
@@ -98,18 +103,22 @@ fn in_directory(given: &str) -> Result<Vec<Item>, SourceError> {
 }
 
 fn in_glob(given: &str) -> Result<Vec<Item>, SourceError> {
-    let options = MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
-    let paths = glob::glob_with(given, options).map_err(|source| SourceError::Pattern { given: given.to_owned(), source })?;
+    let options =
+        MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+    let paths =
+        glob::glob_with(given, options).map_err(|source| SourceError::Pattern { given: given.to_owned(), source })?;
     // A scope is the part of the path that the glob leaves open.
     let open = given.find(['*', '?', '[']).unwrap_or_default();
     let fixed = given[..open].rfind('/').map_or(0, |at| at + 1);
     let mut items = Vec::new();
     for path in paths {
-        let path = path.map_err(|error| SourceError::Read { path: error.path().display().to_string(), source: error.into() })?;
+        let path =
+            path.map_err(|error| SourceError::Read { path: error.path().display().to_string(), source: error.into() })?;
         if !std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
             continue;
         }
-        let text = path.to_str().ok_or_else(|| SourceError::Name { shown: path.display().to_string(), source: None })?;
+        let text =
+            path.to_str().ok_or_else(|| SourceError::Name { shown: path.display().to_string(), source: None })?;
         items.push(item(text.strip_prefix(&given[..fixed]).unwrap_or(text), text)?);
         if items.len() > MAX_SCOPES {
             return Err(SourceError::TooMany(given.to_owned()));

@@ -23,7 +23,8 @@ impl Remote {
     pub(super) fn item(&self) -> Result<Item, SourceError> {
         let last = self.url.path_segments().and_then(|mut parts| parts.rfind(|part| !part.is_empty()));
         let scope = last.or(self.url.host_str()).unwrap_or(&self.shown);
-        let scope = ScopeName::new(scope).map_err(|source| SourceError::Name { shown: self.shown.clone(), source: Some(source) })?;
+        let scope = ScopeName::new(scope)
+            .map_err(|source| SourceError::Name { shown: self.shown.clone(), source: Some(source) })?;
         Ok(Item { scope, shown: self.shown.clone() })
     }
 

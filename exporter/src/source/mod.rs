@@ -37,7 +37,7 @@ pub(crate) struct Source {
 #[derive(Debug)]
 enum Place {
     Files(file::Files),
-    Url(http::Remote),
+    Url(Box<http::Remote>),
 }
 
 /// One of a source's reports.
@@ -150,7 +150,7 @@ impl Source {
     pub(crate) fn new(config: SourceConfig, interval: Duration) -> Result<Self, SourceError> {
         let place = match config.location {
             Location::Files(given) => Place::Files(file::Files::new(given)),
-            Location::Url { url, access } => Place::Url(http::Remote::new(url, *access)?),
+            Location::Url { url, access } => Place::Url(Box::new(http::Remote::new(url, *access)?)),
         };
         let interval = config.poll_interval.unwrap_or(interval);
         Ok(Self { name: config.name, profile: config.profile, interval, place })
@@ -172,7 +172,8 @@ impl Source {
                 file::fetch(&item.shown, stamp).await
             }
             Place::Url(remote) => {
-                let validators = seen.and_then(|seen| if let Mark::Http(known) = &seen.mark { Some(known) } else { None });
+                let validators =
+                    seen.and_then(|seen| if let Mark::Http(known) = &seen.mark { Some(known) } else { None });
                 remote.fetch(validators).await
             }
         }
@@ -242,7 +243,11 @@ struct Metered<R> {
 }
 
 impl<R: AsyncRead + Unpin> AsyncRead for Metered<R> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let asked = buffer.remaining() > 0;
         let read = ready!(Pin::new(&mut self.inner).poll_read(context, buffer));
@@ -267,10 +272,9 @@ mod tests {
     #[tokio::test]
     async fn bytes_are_digested_on_the_way_by() {
         let mark = || Mark::Http(Validators::default());
-        for (read_to_end, digest) in [
-            (true, Some("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")),
-            (false, None),
-        ] {
+        for (read_to_end, digest) in
+            [(true, Some("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")), (false, None)]
+        {
             let Fetched::Fresh(mut reader, receipt) = Receipt::of(&b"abc"[..], "x", mark()) else { panic!("bytes") };
             let mut bytes = [0; 3];
             reader.read_exact(&mut bytes).await.expect("three bytes");

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow::array::{Array, ArrayRef, Decimal128Array, Int64Array, MapBuilder, MapFieldNames, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray};
+use arrow::array::{
+    Array, ArrayRef, Decimal128Array, Int64Array, MapBuilder, MapFieldNames, RecordBatch, StringArray, StringBuilder,
+    TimestampMicrosecondArray,
+};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use chrono::{DateTime, Utc};
@@ -91,7 +94,8 @@ pub(crate) fn charges(rows: &[Row]) -> RecordBatch {
         row_field(),
     ]);
     let periods: TimestampMicrosecondArray = rows.iter().map(|row| row.period.map(micros)).collect();
-    let billed: Decimal128Array = rows.iter().map(|row| Some(row.billed.parse::<Amount>().expect("an amount").units())).collect();
+    let billed: Decimal128Array =
+        rows.iter().map(|row| Some(row.billed.parse::<Amount>().expect("an amount").units())).collect();
     let names = MapFieldNames { entry: "key_value".into(), key: "key".into(), value: "value".into() };
     let mut tags = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new());
     for row in rows {
@@ -121,11 +125,19 @@ pub(crate) fn delivery(key: &ScopeKey, number: i64, schema: SchemaRef, batches: 
 
 pub(crate) async fn replace(store: &Store, key: &ScopeKey, number: i64, rows: &[Row]) -> Committed {
     let batch = charges(rows);
-    store.write.replace_scope(delivery(key, number, batch.schema(), stream(vec![batch]))).await.expect("a stored snapshot")
+    store
+        .write
+        .replace_scope(delivery(key, number, batch.schema(), stream(vec![batch])))
+        .await
+        .expect("a stored snapshot")
 }
 
 /// The answer to a query, every value as text.
-pub(crate) async fn ask_as_of(store: &Store, sql: &str, as_of: Option<DateTime<Utc>>) -> Result<Vec<Vec<String>>, StoreError> {
+pub(crate) async fn ask_as_of(
+    store: &Store,
+    sql: &str,
+    as_of: Option<DateTime<Utc>>,
+) -> Result<Vec<Vec<String>>, StoreError> {
     let answer = store.read.query(Query { sql: sql.to_owned(), params: Vec::new(), as_of }).await?;
     let batches: Vec<RecordBatch> = answer.try_collect().await?;
     let mut rows = Vec::new();
@@ -189,7 +201,10 @@ pub(crate) async fn a_delivery_that_fails_midway_changes_nothing_and_can_be_repe
     let batch = charges(&[row(SEPTEMBER, "2", "new")]);
     let cut = futures::stream::iter([Ok(batch.clone()), Ok(batch.clone()), Err("the line went dead".into())]).boxed();
     let error = store.write.replace_scope(delivery(&key, 2, batch.schema(), cut)).await.expect_err("a cut delivery");
-    assert!(matches!(&error, StoreError::Cut { source, .. } if source.to_string() == "the line went dead"), "{error:?}");
+    assert!(
+        matches!(&error, StoreError::Cut { source, .. } if source.to_string() == "the line went dead"),
+        "{error:?}"
+    );
     assert_eq!(contents(store).await, ["old=1"]);
     assert_eq!(store.write.committed(&TableName::costs(), &key).await.expect("an answer"), Some(snapshot(1)));
     replace(store, &key, 2, &[row(SEPTEMBER, "2", "new")]).await;
@@ -217,8 +232,15 @@ pub(crate) async fn a_delivery_that_is_dropped_midway_changes_nothing(store: &St
 
 pub(crate) async fn a_restated_snapshot_takes_the_place_of_the_one_before(store: &Store) {
     let key = key("azure", "export");
-    replace(store, &key, 1, &[row(SEPTEMBER, "1", "same"), row(SEPTEMBER, "2", "changed"), row(OCTOBER, "3", "gone")]).await;
-    replace(store, &key, 2, &[row(SEPTEMBER, "1", "same"), row(SEPTEMBER, "2.5", "changed"), row(SEPTEMBER, "4", "added")]).await;
+    replace(store, &key, 1, &[row(SEPTEMBER, "1", "same"), row(SEPTEMBER, "2", "changed"), row(OCTOBER, "3", "gone")])
+        .await;
+    replace(
+        store,
+        &key,
+        2,
+        &[row(SEPTEMBER, "1", "same"), row(SEPTEMBER, "2.5", "changed"), row(SEPTEMBER, "4", "added")],
+    )
+    .await;
     assert_eq!(contents(store).await, ["added=4", "changed=2.5", "same=1"]);
     let snapshots = ask(store, "SELECT DISTINCT x_snapshot FROM costs").await;
     assert_eq!(snapshots, [[snapshot(2).to_string()]]);
@@ -237,15 +259,22 @@ pub(crate) async fn an_empty_snapshot_clears_its_scope(store: &Store) {
     replace(store, &a, 1, &[row(SEPTEMBER, "1", "a")]).await;
     replace(store, &b, 1, &[row(SEPTEMBER, "2", "b")]).await;
     let schema = charges(&[]).schema();
-    let none = store.write.replace_scope(delivery(&a, 2, schema.clone(), stream(Vec::new()))).await.expect("an empty snapshot");
+    let none = store
+        .write
+        .replace_scope(delivery(&a, 2, schema.clone(), stream(Vec::new())))
+        .await
+        .expect("an empty snapshot");
     assert_eq!(none, Committed { rows: 0, already: false, current: snapshot(2) });
     assert_eq!(contents(store).await, ["b=2"]);
-    let again = store.write.replace_scope(delivery(&a, 2, schema, stream(Vec::new()))).await.expect("an empty snapshot");
+    let again =
+        store.write.replace_scope(delivery(&a, 2, schema, stream(Vec::new()))).await.expect("an empty snapshot");
     assert!(again.already);
 }
 
 pub(crate) async fn scopes_and_sources_do_not_touch_each_other(store: &Store) {
-    for (source, scope, service) in [("aws", "a.csv", "1"), ("aws", "b.csv", "2"), ("gcp", "a.csv", "3"), ("aws:", "a.csv", "4")] {
+    for (source, scope, service) in
+        [("aws", "a.csv", "1"), ("aws", "b.csv", "2"), ("gcp", "a.csv", "3"), ("aws:", "a.csv", "4")]
+    {
         replace(store, &key(source, scope), 1, &[row(SEPTEMBER, "1", service)]).await;
     }
     replace(store, &key("aws", "b.csv"), 2, &[row(SEPTEMBER, "7", "2")]).await;
@@ -263,7 +292,11 @@ pub(crate) async fn long_and_odd_names_are_names(store: &Store) {
     }
     let mut stored: Vec<_> = ask(store, "SELECT x_source, x_scope, servicename FROM costs").await;
     stored.sort_unstable();
-    let mut expected: Vec<_> = names.iter().map(|name| key(name, name)).map(|k| vec![k.source.to_string(), k.scope.to_string(), "2".into()]).collect();
+    let mut expected: Vec<_> = names
+        .iter()
+        .map(|name| key(name, name))
+        .map(|k| vec![k.source.to_string(), k.scope.to_string(), "2".into()])
+        .collect();
     expected.sort_unstable();
     assert_eq!(stored, expected);
 }
@@ -271,7 +304,11 @@ pub(crate) async fn long_and_odd_names_are_names(store: &Store) {
 pub(crate) async fn a_new_column_is_added_and_is_null_before(store: &Store) {
     let (a, b) = (key("aws", "a.csv"), key("aws", "b.csv"));
     replace(store, &a, 1, &[row(SEPTEMBER, "1", "a")]).await;
-    let schema = Arc::new(Schema::new(vec![ColumnKind::Decimal.field("billedcost"), ColumnKind::Text.field("x_team"), ColumnKind::Timestamp.field("x_when")]));
+    let schema = Arc::new(Schema::new(vec![
+        ColumnKind::Decimal.field("billedcost"),
+        ColumnKind::Text.field("x_team"),
+        ColumnKind::Timestamp.field("x_when"),
+    ]));
     let one: Decimal128Array = [Some(10_i128.pow(18))].into_iter().collect();
     let when = TimestampMicrosecondArray::from(vec![micros(OCTOBER)]).with_timezone("UTC");
     let columns: Vec<ArrayRef> = vec![
@@ -293,7 +330,8 @@ pub(crate) async fn a_column_of_another_type_is_refused_and_nothing_changes(stor
     replace(store, &key, 1, &[row(SEPTEMBER, "1", "a")]).await;
     let schema = Arc::new(Schema::new(vec![ColumnKind::Text.field("billedcost")]));
     let batch = RecordBatch::try_new(schema.clone(), vec![Arc::new(StringArray::from(vec!["1"]))]).expect("a batch");
-    let error = store.write.replace_scope(delivery(&key, 2, schema, stream(vec![batch]))).await.expect_err("another type");
+    let error =
+        store.write.replace_scope(delivery(&key, 2, schema, stream(vec![batch]))).await.expect_err("another type");
     assert!(matches!(&error, StoreError::Column { column, .. } if column == "billedcost"), "{error:?}");
     assert!(!error.is_retryable());
     assert_eq!(contents(store).await, ["a=1"]);
@@ -301,10 +339,30 @@ pub(crate) async fn a_column_of_another_type_is_refused_and_nothing_changes(stor
 
 pub(crate) async fn null_and_many_periods_are_kept(store: &Store) {
     const PERIODS: [&str; 24] = [
-        "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z", "2024-03-01T00:00:00Z", "2024-04-01T00:00:00Z", "2024-05-01T00:00:00Z", "2024-06-01T00:00:00Z",
-        "2024-07-01T00:00:00Z", "2024-08-01T00:00:00Z", "2024-09-01T00:00:00Z", "2024-10-01T00:00:00Z", "2024-11-01T00:00:00Z", "2024-12-01T00:00:00Z",
-        "2025-01-01T00:00:00Z", "2025-02-01T00:00:00Z", "2025-03-01T00:00:00Z", "2025-04-01T00:00:00Z", "2025-05-01T00:00:00Z", "2025-06-01T00:00:00Z",
-        "2025-07-01T00:00:00Z", "2025-08-01T00:00:00.000001Z", "1969-12-31T23:59:59.999999Z", "0001-01-01T00:00:00Z", "9999-12-31T00:00:00Z", "2025-12-01T00:00:00Z",
+        "2024-01-01T00:00:00Z",
+        "2024-02-01T00:00:00Z",
+        "2024-03-01T00:00:00Z",
+        "2024-04-01T00:00:00Z",
+        "2024-05-01T00:00:00Z",
+        "2024-06-01T00:00:00Z",
+        "2024-07-01T00:00:00Z",
+        "2024-08-01T00:00:00Z",
+        "2024-09-01T00:00:00Z",
+        "2024-10-01T00:00:00Z",
+        "2024-11-01T00:00:00Z",
+        "2024-12-01T00:00:00Z",
+        "2025-01-01T00:00:00Z",
+        "2025-02-01T00:00:00Z",
+        "2025-03-01T00:00:00Z",
+        "2025-04-01T00:00:00Z",
+        "2025-05-01T00:00:00Z",
+        "2025-06-01T00:00:00Z",
+        "2025-07-01T00:00:00Z",
+        "2025-08-01T00:00:00.000001Z",
+        "1969-12-31T23:59:59.999999Z",
+        "0001-01-01T00:00:00Z",
+        "9999-12-31T00:00:00Z",
+        "2025-12-01T00:00:00Z",
     ];
     let mut rows: Vec<Row> = (0..4).flat_map(|_| PERIODS.map(|period| row(period, "1", "a"))).collect();
     rows.extend((0..3).map(|_| Row { period: None, ..row(SEPTEMBER, "5", "none") }));
@@ -318,10 +376,12 @@ pub(crate) async fn null_and_many_periods_are_kept(store: &Store) {
             assert_eq!(found.insert(period, (group[1].clone(), plain(&group[2]))), None, "a period is one group");
         }
         let expected = PERIODS.map(|period| (Some(micros(period)), ("4".to_owned(), "4".to_owned())));
-        let expected: BTreeMap<_, _> = expected.into_iter().chain([(None, ("3".to_owned(), "15".to_owned()))]).collect();
+        let expected: BTreeMap<_, _> =
+            expected.into_iter().chain([(None, ("3".to_owned(), "15".to_owned()))]).collect();
         assert_eq!(found, expected);
     }
-    let one = ask(store, "SELECT count(*) FROM costs WHERE billingperiodstart = TIMESTAMP '2024-02-01T00:00:00Z'").await;
+    let one =
+        ask(store, "SELECT count(*) FROM costs WHERE billingperiodstart = TIMESTAMP '2024-02-01T00:00:00Z'").await;
     assert_eq!(one, [["4"]]);
     let none = ask(store, "SELECT count(*) FROM costs WHERE billingperiodstart IS NULL").await;
     assert_eq!(none, [["3"]]);
@@ -329,7 +389,11 @@ pub(crate) async fn null_and_many_periods_are_kept(store: &Store) {
 
 pub(crate) async fn a_report_without_periods_is_kept(store: &Store) {
     let batch = charges(&[row(SEPTEMBER, "1", "a")]).project(&[1, 2]).expect("two columns");
-    store.write.replace_scope(delivery(&key("x", "y"), 1, batch.schema(), stream(vec![batch]))).await.expect("a stored snapshot");
+    store
+        .write
+        .replace_scope(delivery(&key("x", "y"), 1, batch.schema(), stream(vec![batch])))
+        .await
+        .expect("a stored snapshot");
     replace(store, &key("x", "z"), 1, &[row(SEPTEMBER, "2", "b")]).await;
     let rows = ask(store, "SELECT servicename, billingperiodstart IS NULL FROM costs ORDER BY servicename").await;
     assert_eq!(rows, [["a", "true"], ["b", "false"]]);
@@ -340,15 +404,26 @@ pub(crate) async fn identical_rows_are_two_charges(store: &Store) {
     let batch = charges(&[twin.clone(), twin.clone(), twin]);
     let key = key("aws", "a.csv");
     let batches = stream(vec![batch.clone(), batch.clone()]);
-    assert_eq!(store.write.replace_scope(delivery(&key, 1, batch.schema(), batches)).await.expect("a stored snapshot").rows, 6);
+    assert_eq!(
+        store.write.replace_scope(delivery(&key, 1, batch.schema(), batches)).await.expect("a stored snapshot").rows,
+        6
+    );
     let sum = ask(store, "SELECT count(*), sum(billedcost) FROM costs").await;
     assert_eq!((sum[0][0].as_str(), plain(&sum[0][1]).as_str()), ("6", "7.5"));
 }
 
 pub(crate) async fn amounts_and_sums_are_exact(store: &Store) {
     let amounts = [
-        "12345678901234567890.123456789012345678", "-12345678901234567889.123456789012345679", "0.000000000000000001", "-0.000000000000000003",
-        "0.1", "0.2", "99999999999999999999.999999999999999999", "-99999999999999999999.999999999999999999", "-7.000000000000000007", "0",
+        "12345678901234567890.123456789012345678",
+        "-12345678901234567889.123456789012345679",
+        "0.000000000000000001",
+        "-0.000000000000000003",
+        "0.1",
+        "0.2",
+        "99999999999999999999.999999999999999999",
+        "-99999999999999999999.999999999999999999",
+        "-7.000000000000000007",
+        "0",
     ];
     let rows: Vec<Row> = amounts.iter().map(|amount| row(SEPTEMBER, amount, amount)).collect();
     replace(store, &key("a", "b"), 1, &rows).await;
@@ -361,17 +436,24 @@ pub(crate) async fn amounts_and_sums_are_exact(store: &Store) {
     assert_eq!(sums[0].iter().map(|sum| plain(sum)).collect::<Vec<_>>(), [exact.as_str(), amounts[7], amounts[6]]);
     let grouped = ask(store, "SELECT x_source, sum(billedcost) FROM costs GROUP BY x_source").await;
     assert_eq!(plain(&grouped[0][1]), exact);
-    let compared = ask(store, "SELECT count(*) FROM costs WHERE billedcost = 12345678901234567890.123456789012345678").await;
+    let compared =
+        ask(store, "SELECT count(*) FROM costs WHERE billedcost = 12345678901234567890.123456789012345678").await;
     assert_eq!(compared, [["1"]]);
 }
 
 pub(crate) async fn times_and_tags_come_back(store: &Store) {
-    let tagged = Row { tags: &[("org", "test"), ("app.kubernetes.io/name", "x"), ("", "é\n\"")], ..row("2026-09-01T12:34:56.789012Z", "1", "a") };
+    let tagged = Row {
+        tags: &[("org", "test"), ("app.kubernetes.io/name", "x"), ("", "é\n\"")],
+        ..row("2026-09-01T12:34:56.789012Z", "1", "a")
+    };
     replace(store, &key("a", "b"), 1, &[tagged, row(SEPTEMBER, "2", "b")]).await;
     let row = ask(store, "SELECT servicename, tags['app.kubernetes.io/name'], tags[''], tags['none'] FROM costs WHERE tags['org'] = 'test'").await;
     assert_eq!(row, [["a", "x", "é\n\"", "null"]]);
     let later = ask(store, "SELECT max(billingperiodstart), min(billingperiodstart) FROM costs").await;
-    assert_eq!((micros(&later[0][0]), micros(&later[0][1])), (micros("2026-09-01T12:34:56.789012Z"), micros(SEPTEMBER)));
+    assert_eq!(
+        (micros(&later[0][0]), micros(&later[0][1])),
+        (micros("2026-09-01T12:34:56.789012Z"), micros(SEPTEMBER))
+    );
 }
 
 pub(crate) async fn the_past_can_be_asked_for(store: &Store) {
@@ -391,13 +473,21 @@ pub(crate) async fn the_past_can_be_asked_for(store: &Store) {
     }
     assert_eq!(plain(&ask(store, "SELECT sum(billedcost) FROM costs").await[0][0]), "13");
     let now = next_moment().await;
-    assert_eq!(plain(&ask_as_of(store, "SELECT sum(billedcost) FROM costs", Some(now)).await.expect("the present")[0][0]), "13");
+    assert_eq!(
+        plain(&ask_as_of(store, "SELECT sum(billedcost) FROM costs", Some(now)).await.expect("the present")[0][0]),
+        "13"
+    );
     let error = ask_as_of(store, "SELECT sum(billedcost) FROM costs", Some(before)).await.expect_err("no such past");
     assert!(matches!(error, StoreError::NoHistory { .. }), "{error:?}");
 }
 
 fn samples(samples: &[(&str, &str, &str)]) -> RecordBatch {
-    let schema = Schema::new(vec![ColumnKind::Text.field("series"), ColumnKind::Timestamp.field("time"), ColumnKind::Text.field("value"), ColumnKind::Text.field("x_source")]);
+    let schema = Schema::new(vec![
+        ColumnKind::Text.field("series"),
+        ColumnKind::Timestamp.field("time"),
+        ColumnKind::Text.field("value"),
+        ColumnKind::Text.field("x_source"),
+    ]);
     let times: TimestampMicrosecondArray = samples.iter().map(|sample| Some(micros(sample.1))).collect();
     let columns: Vec<ArrayRef> = vec![
         Arc::new(samples.iter().map(|sample| Some(sample.0)).collect::<StringArray>()),
@@ -446,7 +536,15 @@ pub(crate) async fn half_an_upsert_and_then_all_of_it_is_one(store: &Store) {
 pub(crate) async fn concurrent_scopes_are_all_stored(store: &Store) {
     let all = (0..12).map(|scope| {
         let store = store.clone();
-        async move { replace(&store, &key("aws", &format!("{scope}.csv")), 1, &[row(SEPTEMBER, "1", "a"), row(OCTOBER, "1", "b")]).await }
+        async move {
+            replace(
+                &store,
+                &key("aws", &format!("{scope}.csv")),
+                1,
+                &[row(SEPTEMBER, "1", "a"), row(OCTOBER, "1", "b")],
+            )
+            .await
+        }
     });
     for committed in futures::future::join_all(all).await {
         assert_eq!(committed, Committed { rows: 2, already: false, current: snapshot(1) });
@@ -461,7 +559,11 @@ pub(crate) async fn concurrent_snapshots_of_one_scope_leave_the_latest(store: &S
         let (store, key) = (store.clone(), key.clone());
         async move { replace(&store, &key, number, &[row(SEPTEMBER, &number.to_string(), "a")]).await }
     });
-    let written = futures::future::join_all(all).await.into_iter().filter(|committed| !committed.already && committed.current == snapshot(5)).count();
+    let written = futures::future::join_all(all)
+        .await
+        .into_iter()
+        .filter(|committed| !committed.already && committed.current == snapshot(5))
+        .count();
     assert_eq!(written, 1);
     assert_eq!(contents(store).await, ["a=5"]);
 }
@@ -481,11 +583,18 @@ pub(crate) async fn a_store_holds_few_batches_of_a_long_delivery(store: &Store) 
         alive.push(Arc::downgrade(batch.column(2)));
         Ok(batch)
     });
-    let stored = store.write.replace_scope(delivery(&key("a", "b"), 1, schema, batches.boxed())).await.expect("a stored snapshot");
+    let stored = store
+        .write
+        .replace_scope(delivery(&key("a", "b"), 1, schema, batches.boxed()))
+        .await
+        .expect("a stored snapshot");
     assert_eq!(stored.rows, 100_000);
     assert!(most.load(Ordering::Relaxed) <= 4, "{} batches at once", most.load(Ordering::Relaxed));
     let counts = ask(store, "SELECT count(*), count(DISTINCT servicename), sum(billedcost) FROM costs").await;
-    assert_eq!((&counts[0][..2], plain(&counts[0][2]).as_str()), (&["100000".to_owned(), "100".to_owned()][..], "0.0000000000001"));
+    assert_eq!(
+        (&counts[0][..2], plain(&counts[0][2]).as_str()),
+        (&["100000".to_owned(), "100".to_owned()][..], "0.0000000000001")
+    );
 }
 
 pub(crate) async fn tables_and_columns_are_listed(store: &Store) {
@@ -496,6 +605,9 @@ pub(crate) async fn tables_and_columns_are_listed(store: &Store) {
     let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
     assert_eq!(names, ["costs", "metrics"]);
     let columns: Vec<_> = tables[0].schema.fields().iter().map(|field| field.name().as_str()).collect();
-    assert_eq!(columns, ["billingperiodstart", "billedcost", "servicename", "tags", "x_source", "x_scope", "x_snapshot", "x_row"]);
+    assert_eq!(
+        columns,
+        ["billingperiodstart", "billedcost", "servicename", "tags", "x_source", "x_scope", "x_snapshot", "x_row"]
+    );
     assert_eq!(*tables[0].schema.field(1).data_type(), ColumnKind::Decimal.data_type());
 }

@@ -109,7 +109,11 @@ pub trait StoreWrite: Send + Sync {
     ///
     /// # Errors
     /// The store could not be asked.
-    fn committed<'a>(&'a self, table: &'a TableName, key: &'a ScopeKey) -> BoxFuture<'a, Result<Option<SnapshotId>, StoreError>>;
+    fn committed<'a>(
+        &'a self,
+        table: &'a TableName,
+        key: &'a ScopeKey,
+    ) -> BoxFuture<'a, Result<Option<SnapshotId>, StoreError>>;
 
     /// One round of housekeeping: merges small files, removes what is beyond the retention.
     /// Never touches what a reader within the retention uses. Ends early, between two steps,

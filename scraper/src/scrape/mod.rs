@@ -248,7 +248,7 @@ impl Arriving {
         };
         match &batch {
             Some(batch) => {
-                self.arrived.add_batch(batch).map_err(|source| ScrapeError::Uncountable { url: url(), source })?
+                self.arrived.add_batch(batch).map_err(|source| ScrapeError::Uncountable { url: url(), source })?;
             }
             None => self.arrived.check(&self.announced).map_err(|source| ScrapeError::Totals { url: url(), source })?,
         }

@@ -525,7 +525,7 @@ impl Cells {
         match self {
             Self::Text(cells) => cells.append_value(text),
             Self::Decimal(cells) => {
-                cells.append_value(Amount::parse(text.as_bytes()).map_err(|_| "exact amount")?.units())
+                cells.append_value(Amount::parse(text.as_bytes()).map_err(|_| "exact amount")?.units());
             }
             Self::Timestamp(cells) => cells.append_value(time(text).ok_or("time")?.timestamp_micros()),
             Self::Tags(cells) => {

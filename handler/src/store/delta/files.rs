@@ -9,13 +9,15 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, new_null_array,
+};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
-use chrono::{DateTime, SecondsFormat, Utc};
 use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
 use deltalake::kernel::Add;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -146,7 +148,8 @@ impl PartitionWriter {
             .collect();
         let whole = batch.project(&data)?;
         let varying = self.partition_columns.iter().filter(|name| !self.fixed.contains_key(*name));
-        let keys = varying.map(|name| batch.column_by_name(name).cloned().ok_or_else(|| FileError::Partition(name.clone())));
+        let keys =
+            varying.map(|name| batch.column_by_name(name).cloned().ok_or_else(|| FileError::Partition(name.clone())));
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() {
             return Ok(vec![(self.values_at(batch, 0)?, whole)]);
@@ -168,7 +171,8 @@ impl PartitionWriter {
             .map(|part| {
                 let first = part.first().map_or(0, |at| *at as usize);
                 let values = self.values_at(batch, first)?;
-                let rows = if whole_at_once { whole.clone() } else { take_record_batch(&whole, &UInt32Array::from(part))? };
+                let rows =
+                    if whole_at_once { whole.clone() } else { take_record_batch(&whole, &UInt32Array::from(part))? };
                 Ok((values, rows))
             })
             .collect()
@@ -218,7 +222,8 @@ impl PartitionWriter {
         let path = Path::from_iter([self.folder.as_str(), &format!("{}.parquet", uuid::Uuid::new_v4().simple())]);
         let fields = self.schema.fields().iter().filter(|field| !self.partition_columns.contains(field.name()));
         let schema = Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>()));
-        let upload = BufWriter::with_capacity(self.store.clone(), path.clone(), UPLOAD_BUFFER_BYTES).with_max_concurrency(1);
+        let upload =
+            BufWriter::with_capacity(self.store.clone(), path.clone(), UPLOAD_BUFFER_BYTES).with_max_concurrency(1);
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_max_row_group_row_count(Some(MAX_ROW_GROUP_ROWS))
@@ -350,7 +355,10 @@ impl AsyncFileReader for FileReader {
         async move { self.store.get_ranges(&self.path, &ranges).await.map_err(external) }.boxed()
     }
 
-    fn get_metadata<'a>(&'a mut self, options: Option<&'a ArrowReaderOptions>) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
+    fn get_metadata<'a>(
+        &'a mut self,
+        options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
         async move {
             let size = self.size;
             let reader = ParquetMetaDataReader::new().with_arrow_reader_options(options);

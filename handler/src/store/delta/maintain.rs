@@ -39,10 +39,21 @@ impl Shared {
                 failure.get_or_insert(error);
             }
         }
+        if let Some(spill) = self.options.spill_dir.clone() {
+            // What a killed process had spilled.
+            let swept = tokio::task::spawn_blocking(move || sweep_spilled(&spill)).await;
+            if let Ok(Err(error)) = swept {
+                tracing::debug!(%error, "spilled rows of a process that is gone stay until the next round");
+            }
+        }
         failure.map_or(Ok(()), Err)
     }
 
-    async fn maintain_table(self: &Arc<Self>, table: &Arc<Table>, shutdown: &CancellationToken) -> Result<(), StoreError> {
+    async fn maintain_table(
+        self: &Arc<Self>,
+        table: &Arc<Table>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), StoreError> {
         for step in 0_u8.. {
             if shutdown.is_cancelled() {
                 break;
@@ -112,19 +123,33 @@ impl Shared {
     }
 
     /// Puts the rows of some files of one partition into one.
-    async fn merge(&self, table: &Table, values: &[(String, Option<String>)], small: &[Arc<DataFile>]) -> Result<(), StoreError> {
+    async fn merge(
+        &self,
+        table: &Table,
+        values: &[(String, Option<String>)],
+        small: &[Arc<DataFile>],
+    ) -> Result<(), StoreError> {
         let Some(state) = table.state().await? else { return Ok(()) };
         let partition_columns = state.metadata.partition_columns().to_vec();
         let columns = table.arrow_schema(&state.schema)?;
         drop(state);
-        let data: Vec<_> = columns.fields().iter().filter(|field| !partition_columns.contains(field.name())).cloned().collect();
+        let data: Vec<_> =
+            columns.fields().iter().filter(|field| !partition_columns.contains(field.name())).cloned().collect();
         let data = Arc::new(Schema::new(data));
-        let value = |name: &str| values.iter().find(|(column, _)| column == name).and_then(|(_, value)| value.as_deref()).unwrap_or_default();
+        let value = |name: &str| {
+            values.iter().find(|(column, _)| column == name).and_then(|(_, value)| value.as_deref()).unwrap_or_default()
+        };
         let folder = folder_of(value(X_SOURCE), value(X_SCOPE));
         let fixed: HashMap<_, _> = values.iter().cloned().collect();
         let store = table.object_store();
-        let mut writer =
-            PartitionWriter::new(store.clone(), folder, data.clone(), partition_columns, fixed, self.options.target_file_bytes);
+        let mut writer = PartitionWriter::new(
+            store.clone(),
+            folder,
+            data.clone(),
+            partition_columns,
+            fixed,
+            self.options.target_file_bytes,
+        );
         for file in small {
             let mut batches = files::read(&store, file, None).await.map_err(|e| table.failed("merge files of", e))?;
             while let Some(batch) = batches.next().await {
@@ -173,7 +198,8 @@ impl Shared {
         let Some(start) = Utc::now().checked_sub_signed(retention) else { return Ok(()) };
         if let Some(oldest) = table.version_as_of(state.version, start).await? {
             let log = table.log().as_ref();
-            let removed = deltalake::checkpoints::cleanup_expired_logs_for(oldest, log, start.timestamp_millis(), None).await;
+            let removed =
+                deltalake::checkpoints::cleanup_expired_logs_for(oldest, log, start.timestamp_millis(), None).await;
             let removed = removed.map_err(|e| table.failed("shorten the log of", e))?;
             tracing::debug!(table = %table.name, removed, "log entries beyond the retention");
         }
@@ -206,13 +232,32 @@ fn sweep(table: &Path) -> std::io::Result<()> {
             continue;
         }
         for file in std::fs::read_dir(folder.path())?.filter_map(Result::ok) {
-            let unfinished = file.file_name().to_str().is_some_and(|name| name.contains(".parquet#") || name.contains(".json#"));
-            let touched = file.metadata().and_then(|metadata| metadata.modified());
-            let old = touched.is_ok_and(|touched| SystemTime::now().duration_since(touched).is_ok_and(|age| age > LEAST_FILE_AGE));
-            if unfinished && old {
+            let unfinished =
+                file.file_name().to_str().is_some_and(|name| name.contains(".parquet#") || name.contains(".json#"));
+            if unfinished && is_old(&file) {
                 std::fs::remove_file(file.path())?;
             }
         }
     }
     Ok(())
+}
+
+/// Takes files only: a folder may be that of a process that lives and has long not spilled.
+fn sweep_spilled(spill: &Path) -> std::io::Result<()> {
+    for folder in std::fs::read_dir(spill)?.filter_map(Result::ok) {
+        if !folder.file_type()?.is_dir() {
+            continue;
+        }
+        for file in std::fs::read_dir(folder.path())?.filter_map(Result::ok) {
+            if is_old(&file) && file.file_type()?.is_file() {
+                std::fs::remove_file(file.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_old(entry: &std::fs::DirEntry) -> bool {
+    let touched = entry.metadata().and_then(|metadata| metadata.modified());
+    touched.is_ok_and(|touched| SystemTime::now().duration_since(touched).is_ok_and(|age| age > LEAST_FILE_AGE))
 }

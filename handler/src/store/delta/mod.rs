@@ -56,6 +56,9 @@ const MAX_TRIES: u32 = 50;
 /// Wait before another try, at most; other processes' tries shall not fall together with ours.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
+/// Beside the tables, and no table's name.
+const SPILL_DIR: &str = ".spill";
+
 /// Where a Delta store is, and its bounds.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -68,7 +71,7 @@ pub struct DeltaOptions {
     pub retention: Duration,
     /// What all queries together may hold in memory before they spill.
     pub query_memory_bytes: usize,
-    /// Where queries spill to; the system's temporary directory when nothing.
+    /// Where queries spill to; the system's temporary directory when nothing, or when it cannot be made.
     pub spill_dir: Option<PathBuf>,
     /// What all queries together may spill.
     pub max_spill_bytes: u64,
@@ -82,11 +85,15 @@ impl DeltaOptions {
     /// # Errors
     /// The directory cannot be made, or its path is no text.
     pub fn in_directory(directory: &Path) -> Result<Self, StoreError> {
-        let failed = |source: BatchError| StoreError::Place { attempt: "create", place: directory.display().to_string(), source };
+        let failed = |source: BatchError| StoreError::Place {
+            attempt: "create",
+            place: directory.display().to_string(),
+            source,
+        };
         std::fs::create_dir_all(directory).map_err(|e| failed(e.into()))?;
         let directory = directory.canonicalize().map_err(|e| failed(e.into()))?;
         let place = Url::from_directory_path(&directory).map_err(|()| failed("not an absolute path".into()))?;
-        Ok(Self::at(place))
+        Ok(Self { spill_dir: Some(directory.join(SPILL_DIR)), ..Self::at(place) })
     }
 
     /// A store below a URL.
@@ -154,7 +161,8 @@ impl DeltaStore {
         let failed = |attempt, source: BatchError| StoreError::Place { attempt, place: shown(&options.place), source };
         let scheme = Url::parse(&format!("{}://", options.place.scheme())).map_err(|e| failed("open", e.into()))?;
         let factory = object_store_factories().get(&scheme).map(|entry| entry.value().clone());
-        let factory = factory.ok_or_else(|| failed("open", format!("{} is not built in", options.place.scheme()).into()))?;
+        let factory =
+            factory.ok_or_else(|| failed("open", format!("{} is not built in", options.place.scheme()).into()))?;
         let config = StorageConfig::parse_options(&options.storage).map_err(|e| failed("open", e.into()))?;
         let (store, prefix) = factory.parse_url_opts(&options.place, &config).map_err(|e| failed("open", e.into()))?;
         let root = Arc::new(object_store::prefix::PrefixStore::new(store, prefix));
@@ -173,7 +181,11 @@ impl StoreWrite for DeltaStore {
         self.shared.upsert(upsert).boxed()
     }
 
-    fn committed<'a>(&'a self, table: &'a TableName, key: &'a ScopeKey) -> BoxFuture<'a, Result<Option<SnapshotId>, StoreError>> {
+    fn committed<'a>(
+        &'a self,
+        table: &'a TableName,
+        key: &'a ScopeKey,
+    ) -> BoxFuture<'a, Result<Option<SnapshotId>, StoreError>> {
         async move {
             let table = self.shared.table(table)?;
             match table.state().await? {
@@ -266,7 +278,16 @@ impl Shared {
 
         // A commit that has begun must be seen through: a caller who leaves now must not make
         // its files look unwanted.
-        let commit = ReplaceCommit { shared: self.clone(), table, key, snapshot, columns: stamp.columns(), layout, written, rows };
+        let commit = ReplaceCommit {
+            shared: self.clone(),
+            table,
+            key,
+            snapshot,
+            columns: stamp.columns(),
+            layout,
+            written,
+            rows,
+        };
         let committed = tokio::spawn(async move {
             let committed = commit.run().await;
             drop(scope);
@@ -338,7 +359,11 @@ impl ReplaceCommit {
             }
             let mut actions = now.change;
             let last_updated = Some(Utc::now().timestamp_millis());
-            actions.push(Action::Txn(Transaction::new_with_last_update(table::application_id(&key), snapshot.version(), last_updated)));
+            actions.push(Action::Txn(Transaction::new_with_last_update(
+                table::application_id(&key),
+                snapshot.version(),
+                last_updated,
+            )));
             if let Some(state) = &state {
                 actions.extend(state.files_of(&key).map(|file| file.remove(true)));
             }
@@ -394,7 +419,8 @@ impl Stamp {
             if [X_SOURCE, X_SCOPE, X_SNAPSHOT].contains(&name.as_str()) {
                 return Err(table.column_error(name, "is the store's own"));
             }
-            if *name != name.to_lowercase() || incoming.fields().iter().filter(|other| other.name() == name).count() > 1 {
+            if *name != name.to_lowercase() || incoming.fields().iter().filter(|other| other.name() == name).count() > 1
+            {
                 return Err(table.column_error(name, "is not in lower case, or there twice"));
             }
         }
@@ -406,7 +432,8 @@ impl Stamp {
     /// The columns the table shall have: the report's, then ours.
     fn columns(&self) -> Vec<Field> {
         let fields = self.schema.fields().iter().map(|field| field.as_ref().clone());
-        let (ours, mut columns): (Vec<_>, Vec<_>) = fields.partition(|field| [X_SNAPSHOT, X_ROW].contains(&field.name().as_str()));
+        let (ours, mut columns): (Vec<_>, Vec<_>) =
+            fields.partition(|field| [X_SNAPSHOT, X_ROW].contains(&field.name().as_str()));
         columns.extend([X_SOURCE, X_SCOPE].map(|name| ColumnKind::Text.field(name)));
         columns.extend(ours.into_iter().rev());
         columns
@@ -414,7 +441,8 @@ impl Stamp {
 
     fn apply(&self, table: &Table, batch: &RecordBatch) -> Result<RecordBatch, StoreError> {
         check_columns(table, batch, &self.incoming)?;
-        let snapshot: ArrayRef = Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&self.snapshot, batch.num_rows())));
+        let snapshot: ArrayRef =
+            Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&self.snapshot, batch.num_rows())));
         let columns = batch.columns().iter().cloned().chain([snapshot]).collect();
         let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         RecordBatch::try_new_with_options(self.schema.clone(), columns, &rows).map_err(|e| table.failed("write", e))

@@ -7,7 +7,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
-use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, CatalogProviderList as _, SchemaProvider, TableProvider};
+use datafusion::catalog::{
+    CatalogProvider, CatalogProviderList as _, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider,
+    TableProvider,
+};
 use datafusion::common::{DataFusionError, ParamValues};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -28,22 +31,25 @@ use crate::store::{Query, StoreError, TableInfo};
 /// The catalog's and the schema's name, as CrateDB calls them.
 const CATALOG: &str = "crate";
 const SCHEMA: &str = "doc";
+/// Memory that a query's partition should have: with less, its sorts and groups have no room to
+/// spill from.
+const LEAST_PARTITION_BYTES: usize = 32 << 20;
 /// Consumers named when memory runs out.
 const NAMED_CONSUMERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4);
 
 /// What every session starts from.
 pub(super) fn base_session(options: &DeltaOptions) -> Result<SessionState, DataFusionError> {
     let disk = match &options.spill_dir {
-        Some(dir) => {
-            std::fs::create_dir_all(dir)?;
-            DiskManagerMode::Directories(vec![dir.clone()])
-        }
-        None => DiskManagerMode::OsTmpDirectory,
+        Some(dir) if std::fs::create_dir_all(dir).is_ok() => DiskManagerMode::Directories(vec![dir.clone()]),
+        _ => DiskManagerMode::OsTmpDirectory,
     };
     let disk = DiskManagerBuilder::default().with_mode(disk).with_max_temp_directory_size(options.max_spill_bytes);
     let pool = TrackConsumersPool::new(FairSpillPool::new(options.query_memory_bytes), NAMED_CONSUMERS);
-    let runtime = RuntimeEnvBuilder::new().with_disk_manager_builder(disk).with_memory_pool(Arc::new(pool)).build_arc()?;
+    let runtime =
+        RuntimeEnvBuilder::new().with_disk_manager_builder(disk).with_memory_pool(Arc::new(pool)).build_arc()?;
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let mut config = SessionConfig::new()
+        .with_target_partitions(cores.min(options.query_memory_bytes / LEAST_PARTITION_BYTES).max(1))
         .with_default_catalog_and_schema(CATALOG, SCHEMA)
         .with_create_default_catalog_and_schema(false)
         .with_information_schema(false);
@@ -51,7 +57,8 @@ pub(super) fn base_session(options: &DeltaOptions) -> Result<SessionState, DataF
     // A literal such as 0.1 is a decimal: an amount compared or multiplied with it stays exact.
     settings.sql_parser.parse_float_as_decimal = true;
     // What a sort sets aside for merging what it spilled: some of them must fit beside each other.
-    settings.execution.sort_spill_reservation_bytes = (options.query_memory_bytes / 64).min(settings.execution.sort_spill_reservation_bytes);
+    settings.execution.sort_spill_reservation_bytes =
+        (options.query_memory_bytes / 64).min(settings.execution.sort_spill_reservation_bytes);
     // One type for text, whatever it was stored as.
     settings.execution.parquet.schema_force_view_types = false;
     // deltalake 1.1's scan of partition columns alone takes a limit from this rule and forgets it
@@ -76,7 +83,8 @@ pub(super) async fn session(store: &Arc<Shared>, as_of: Option<DateTime<Utc>>) -
     catalog.register_schema(SCHEMA, Arc::new(doc))?;
     let catalogs = MemoryCatalogProviderList::new();
     catalogs.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
-    let state = SessionStateBuilder::new_from_existing(store.session.clone()).with_catalog_list(Arc::new(catalogs)).build();
+    let state =
+        SessionStateBuilder::new_from_existing(store.session.clone()).with_catalog_list(Arc::new(catalogs)).build();
     Ok(SessionContext::new_with_state(state))
 }
 
@@ -97,7 +105,11 @@ fn ours(error: DataFusionError) -> StoreError {
             Ok(error) => *error,
             Err(source) => DataFusionError::External(source).into(),
         },
-        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) if matches!(*inner, DataFusionError::External(_)) => ours(*inner),
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner)
+            if matches!(*inner, DataFusionError::External(_)) =>
+        {
+            ours(*inner)
+        }
         other => other.into(),
     }
 }
@@ -117,14 +129,19 @@ pub(super) async fn tables(store: &Arc<Shared>) -> Result<Vec<TableInfo>, StoreE
 
 /// The names of the folders that may be tables, in order.
 pub(super) async fn table_names(store: &Arc<Shared>) -> Result<Vec<TableName>, StoreError> {
-    let failed = |source: object_store::Error| StoreError::Place { attempt: "list", place: super::shown(&store.options.place), source: source.into() };
+    let failed = |source: object_store::Error| StoreError::Place {
+        attempt: "list",
+        place: super::shown(&store.options.place),
+        source: source.into(),
+    };
     let listing = match store.root.list_with_delimiter(None).await {
         Ok(listing) => listing,
         Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
         Err(error) => return Err(failed(error)),
     };
     let folders = listing.common_prefixes.iter().filter_map(|folder| folder.filename());
-    let mut names: Vec<TableName> = folders.filter_map(|name| TableName::new(name).ok().filter(|table| table.as_str() == name)).collect();
+    let mut names: Vec<TableName> =
+        folders.filter_map(|name| TableName::new(name).ok().filter(|table| table.as_str() == name)).collect();
     names.sort_unstable();
     Ok(names)
 }

@@ -1,7 +1,7 @@
 //! A parquet file's statistics as the Delta log carries them, so that readers skip files.
 //!
-//! Only what is exact: times to the microsecond, integers, and texts that are short enough
-//! not to be cut. Amounts have none: readers take JSON numbers for doubles, and a bound
+//! Only what is exact and of use: times to the microsecond, integers, and a text that all rows
+//! of the file share (an account, a currency), if it is short. Amounts have none: readers take JSON numbers for doubles, and a bound
 //! rounded the wrong way would hide a row.
 
 use std::collections::BTreeMap;
@@ -36,7 +36,9 @@ pub(super) struct FileStats {
 /// The bounds of a file's time columns, in microseconds, from its `stats`. A file without a
 /// bound is one that may hold any time.
 pub(super) fn times(stats: Option<&str>, schema: &StructType) -> BTreeMap<String, (i64, i64)> {
-    let Some(stats) = stats.and_then(|stats| serde_json::from_str::<FileStats>(stats).ok()) else { return BTreeMap::new() };
+    let Some(stats) = stats.and_then(|stats| serde_json::from_str::<FileStats>(stats).ok()) else {
+        return BTreeMap::new();
+    };
     let micros = |value: &Value| Some(DateTime::parse_from_rfc3339(value.as_str()?).ok()?.timestamp_micros());
     let times = schema.fields().filter(|field| *field.data_type() == DataType::TIMESTAMP);
     let bounds = times.filter_map(|field| {
@@ -61,7 +63,9 @@ impl Bound {
             (Statistics::Int64(s), Some(LogicalType::Timestamp(t))) if t.unit == TimeUnit::MICROS => {
                 Some(Self::Micros(if least { *s.min_opt()? } else { *s.max_opt()? }))
             }
-            (Statistics::Int64(s), None | Some(LogicalType::Integer(_))) => Some(Self::Integer(if least { *s.min_opt()? } else { *s.max_opt()? })),
+            (Statistics::Int64(s), None | Some(LogicalType::Integer(_))) => {
+                Some(Self::Integer(if least { *s.min_opt()? } else { *s.max_opt()? }))
+            }
             (Statistics::ByteArray(s), Some(LogicalType::String)) => {
                 let exact = if least { s.min_is_exact() } else { s.max_is_exact() };
                 let bytes = if least { s.min_opt()? } else { s.max_opt()? };
@@ -75,7 +79,9 @@ impl Bound {
     fn json(self) -> Option<Value> {
         match self {
             Self::Integer(number) => Some(number.into()),
-            Self::Micros(micros) => Some(DateTime::from_timestamp_micros(micros)?.to_rfc3339_opts(SecondsFormat::Micros, true).into()),
+            Self::Micros(micros) => {
+                Some(DateTime::from_timestamp_micros(micros)?.to_rfc3339_opts(SecondsFormat::Micros, true).into())
+            }
             Self::Text(text) => Some(text.into()),
         }
     }
@@ -87,14 +93,21 @@ pub(super) fn of_file(metadata: &ParquetMetaData) -> String {
     for (at, column) in metadata.file_metadata().schema_descr().columns().iter().enumerate() {
         // Columns within columns (the keys and values of a map) have no bounds worth having.
         let [name] = column.path().parts() else { continue };
-        let groups: Option<Vec<&Statistics>> = metadata.row_groups().iter().map(|group| group.column(at).statistics()).collect();
+        let groups: Option<Vec<&Statistics>> =
+            metadata.row_groups().iter().map(|group| group.column(at).statistics()).collect();
         let Some(groups) = groups else { continue };
         let kind = column.logical_type_ref();
-        for (least, bounds) in [(true, &mut stats.min_values), (false, &mut stats.max_values)] {
-            let bound = groups.iter().filter(|group| !all_null(group)).map(|group| Bound::of(group, kind, least));
+        let bound = |least: bool| {
+            let bounds = groups.iter().filter(|group| !all_null(group)).map(|group| Bound::of(group, kind, least));
             let better = |a: Bound, b: Bound| if (a < b) == least { a } else { b };
-            let bound = bound.reduce(|a, b| Some(better(a?, b?))).flatten().and_then(Bound::json);
-            if let Some(bound) = bound {
+            bounds.reduce(|a, b| Some(better(a?, b?))).flatten()
+        };
+        let (least, most) = (bound(true), bound(false));
+        if matches!((&least, &most), (Some(Bound::Text(least)), Some(Bound::Text(most))) if least != most) {
+            continue;
+        }
+        for (bound, bounds) in [(least, &mut stats.min_values), (most, &mut stats.max_values)] {
+            if let Some(bound) = bound.and_then(Bound::json) {
                 bounds.insert(name.clone(), bound);
             }
         }
@@ -110,5 +123,7 @@ pub(super) fn of_file(metadata: &ParquetMetaData) -> String {
 /// A row group whose values are all null has no bounds, and bounds nothing. Known only by its
 /// bounds' absence: the number of its rows is not among its statistics.
 fn all_null(statistics: &Statistics) -> bool {
-    statistics.null_count_opt().is_some_and(|nulls| nulls > 0) && statistics.min_bytes_opt().is_none() && statistics.max_bytes_opt().is_none()
+    statistics.null_count_opt().is_some_and(|nulls| nulls > 0)
+        && statistics.min_bytes_opt().is_none()
+        && statistics.max_bytes_opt().is_none()
 }

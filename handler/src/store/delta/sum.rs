@@ -61,7 +61,11 @@ impl AggregateUDFImpl for CheckedSum {
     }
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        if is_ours(&args) { Ok(Box::new(One::new(args.return_field.data_type()))) } else { self.inner.accumulator(args) }
+        if is_ours(&args) {
+            Ok(Box::new(One::new(args.return_field.data_type())))
+        } else {
+            self.inner.accumulator(args)
+        }
     }
 
     fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
@@ -182,7 +186,13 @@ impl Groups {
 }
 
 impl GroupsAccumulator for Groups {
-    fn update_batch(&mut self, values: &[ArrayRef], groups: &[usize], filter: Option<&BooleanArray>, total_groups: usize) -> Result<()> {
+    fn update_batch(
+        &mut self,
+        values: &[ArrayRef],
+        groups: &[usize],
+        filter: Option<&BooleanArray>,
+        total_groups: usize,
+    ) -> Result<()> {
         let values = decimals(values)?;
         self.sums.resize(total_groups.max(self.sums.len()), None);
         for (at, group) in groups.iter().enumerate() {

@@ -20,11 +20,12 @@ use deltalake::DeltaTable;
 use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow as _, TryIntoKernel as _};
 use deltalake::kernel::transaction::TransactionError;
 use deltalake::kernel::{
-    Action, Add, CommitInfo, DeletionVectorDescriptor, Metadata, MetadataExt as _, Protocol, Remove, StructField, StructType, new_metadata,
+    Action, Add, CommitInfo, DeletionVectorDescriptor, Metadata, MetadataExt as _, Protocol, Remove, StructField,
+    StructType, new_metadata,
 };
-use deltalake::logstore::{CommitOrBytes, LogStoreRef};
+use deltalake::logstore::{CommitOrBytes, LogStoreRef, commit_uri_from_version};
 use futures::TryStreamExt as _;
-use object_store::ObjectStore;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use object_store::path::Path;
 
 use super::files::FileError;
@@ -34,8 +35,14 @@ use crate::store::{BatchError, StoreError};
 
 /// Partition column of tables that have it, behind source and scope.
 pub(super) const PERIOD: &str = "billingperiodstart";
-/// A checkpoint is written every so many commits, so that the log stays short to read.
+/// A checkpoint is written every so many commits, so that the log stays short to read; twice as
+/// seldom for a table of twice [`CHECKPOINT_FILES`] files, since it lists them all, and so on.
 const CHECKPOINT_INTERVAL: u64 = 20;
+/// See [`CHECKPOINT_INTERVAL`].
+const CHECKPOINT_FILES: u64 = 1024;
+/// The library's table keeps a batch for every commit it follows; beyond so many it is read
+/// anew from the last checkpoint.
+const MAX_FOLLOWED: u64 = 50;
 /// Versions whose commit times are remembered.
 const MAX_REMEMBERED_TIMES: usize = 10_000;
 
@@ -48,13 +55,21 @@ pub(super) struct Table {
     pub(super) name: TableName,
     log: LogStoreRef,
     state: tokio::sync::Mutex<Option<Kept>>,
-    latest: tokio::sync::Mutex<Option<DeltaTable>>,
+    latest: tokio::sync::Mutex<Option<Opened>>,
     /// The version last read as of a time.
     past: tokio::sync::Mutex<Option<DeltaTable>>,
     /// Held while a commit is prepared and made: writers of this process queue here rather
     /// than beat each other to it.
     pub(super) commit: tokio::sync::Mutex<()>,
     times: Mutex<BTreeMap<u64, i64>>,
+}
+
+/// The library's table.
+#[derive(Clone)]
+struct Opened {
+    table: DeltaTable,
+    /// The version at which it was read whole.
+    since: u64,
 }
 
 struct Kept {
@@ -124,7 +139,9 @@ impl Table {
     /// What went wrong with the table's files; a fault of the rows is told as such.
     pub(super) fn file_failed(&self, attempt: &'static str, error: FileError) -> StoreError {
         match error {
-            FileError::Partition(column) => self.column_error(&column, "cannot be partitioned by: it is neither text nor a time"),
+            FileError::Partition(column) => {
+                self.column_error(&column, "cannot be partitioned by: it is neither text nor a time")
+            }
             error @ FileError::TooManyFiles => self.column_error(PERIOD, error.to_string()),
             error => self.failed(attempt, error),
         }
@@ -153,10 +170,14 @@ impl Table {
                     *kept = Some(Kept { state: state.clone(), since });
                     return Ok(Some(state));
                 }
-                // The library reads more than we do.
-                Err(error) => tracing::debug!(table = %self.name, error = costream_common::report::one_line(&error), "reading the table anew"),
+                // It may be another table by now, or one that the library alone understands.
+                Err(error) => {
+                    tracing::debug!(table = %self.name, error = costream_common::report::one_line(&error), "reading the table anew")
+                }
             }
         }
+        *self.latest.lock().await = None;
+        self.remembered_times().clear();
         let Some(table) = self.latest().await? else { return Ok(None) };
         let state = Arc::new(State::of(&table).map_err(|e| self.failed("open", e))?);
         *kept = Some(Kept { state: state.clone(), since: Instant::now() });
@@ -168,7 +189,15 @@ impl Table {
         loop {
             let version = state.version + 1;
             let entry = self.log.read_commit_entry(version).await.map_err(|e| self.failed("read the log of", e))?;
-            let Some(entry) = entry else { return Ok(()) };
+            let Some(entry) = entry else {
+                // No newer one; unless the directory was cleared under our feet.
+                let last = commit_uri_from_version(Some(state.version));
+                self.object_store()
+                    .head(&last)
+                    .await
+                    .map_err(|e| self.failed("read the log of", e))?;
+                return Ok(());
+            };
             let next = Arc::make_mut(state);
             for line in entry.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                 let action = serde_json::from_slice(line).map_err(|e| self.failed("read the log of", e))?;
@@ -183,15 +212,24 @@ impl Table {
 
     /// The table as queries need it, as it is now; nothing when it is not there.
     pub(super) async fn latest(&self) -> Result<Option<DeltaTable>, StoreError> {
+        Ok(self.opened().await?.map(|opened| opened.table))
+    }
+
+    async fn opened(&self) -> Result<Option<Opened>, StoreError> {
         let mut latest = self.latest.lock().await;
         if latest.is_none() && !self.log.is_delta_table_location().await.map_err(|e| self.failed("look for", e))? {
             return Ok(None);
         }
         // Taken out while it is updated: one that fails half-way is opened anew the next time.
-        let mut table = latest.take().unwrap_or_else(|| DeltaTable::new(self.log.clone()));
+        let known = latest
+            .take()
+            .filter(|known| known.table.version().is_some_and(|version| version < known.since + MAX_FOLLOWED));
+        let mut table = known.as_ref().map_or_else(|| DeltaTable::new(self.log.clone()), |known| known.table.clone());
         table.update_incremental(None).await.map_err(|e| self.failed("open", e))?;
-        *latest = Some(table.clone());
-        Ok(Some(table))
+        let since = known.map_or_else(|| table.version().unwrap_or_default(), |known| known.since);
+        let opened = Opened { table, since };
+        *latest = Some(opened.clone());
+        Ok(Some(opened))
     }
 
     /// The table as it was; nothing when it is not there.
@@ -255,7 +293,9 @@ impl Table {
         let entry = entry.ok_or_else(|| self.failed("read the log of", format!("version {version} is gone")))?;
         let mut time = None;
         for line in entry.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            if let Action::CommitInfo(info) = serde_json::from_slice(line).map_err(|e| self.failed("read the log of", e))? {
+            if let Action::CommitInfo(info) =
+                serde_json::from_slice(line).map_err(|e| self.failed("read the log of", e))?
+            {
                 time = info.in_commit_timestamp.or(info.timestamp);
                 break;
             }
@@ -289,10 +329,10 @@ impl Table {
                 let opened = self.latest.lock().await.clone();
                 let opened = match opened {
                     Some(opened) => Some(opened),
-                    None => self.latest().await?,
+                    None => self.opened().await?,
                 };
                 let Some(opened) = opened else { return Ok(None) };
-                let snapshot = opened.snapshot().map_err(|e| self.failed("open", e))?;
+                let snapshot = opened.table.snapshot().map_err(|e| self.failed("open", e))?;
                 let version = snapshot.transaction_version(self.log.as_ref(), &application).await;
                 let version = version.map_err(|e| self.failed("read the log of", e))?;
                 *state.snapshots().entry(application).or_insert(version)
@@ -303,7 +343,12 @@ impl Table {
 
     /// What a delivery with these columns needs the table to be. The columns' types are those
     /// of the table's, or the table is new.
-    pub(super) fn layout(&self, state: Option<&State>, columns: &[Field], settings: &HashMap<String, String>) -> Result<Layout, StoreError> {
+    pub(super) fn layout(
+        &self,
+        state: Option<&State>,
+        columns: &[Field],
+        settings: &HashMap<String, String>,
+    ) -> Result<Layout, StoreError> {
         let mut columns = columns.to_vec();
         if state.is_none() && self.name == TableName::costs() && !columns.iter().any(|field| field.name() == PERIOD) {
             columns.insert(0, ColumnKind::Timestamp.field(PERIOD));
@@ -315,10 +360,16 @@ impl Table {
                 .filter(|name| wanted.field(name).is_some())
                 .map(str::to_owned)
                 .collect();
-            let metadata = new_metadata(&wanted, partition_columns.clone(), settings.iter()).map_err(|e| self.failed("describe", e))?;
+            let metadata = new_metadata(&wanted, partition_columns.clone(), settings.iter())
+                .map_err(|e| self.failed("describe", e))?;
             // Anybody's reader takes these versions.
-            let protocol: Protocol = serde_json::from_str(r#"{"minReaderVersion":1,"minWriterVersion":2}"#).map_err(|e| self.failed("describe", e))?;
-            return Ok(Layout { schema: wanted, partition_columns, change: vec![Action::Protocol(protocol), Action::Metadata(metadata)] });
+            let protocol: Protocol = serde_json::from_str(r#"{"minReaderVersion":1,"minWriterVersion":2}"#)
+                .map_err(|e| self.failed("describe", e))?;
+            return Ok(Layout {
+                schema: wanted,
+                partition_columns,
+                change: vec![Action::Protocol(protocol), Action::Metadata(metadata)],
+            });
         };
         let present = &state.schema;
         let mut new: Vec<StructField> = Vec::new();
@@ -327,7 +378,10 @@ impl Table {
                 None => new.push(field.clone()),
                 Some(there) if there.data_type() == field.data_type() => {}
                 Some(there) => {
-                    return Err(self.column_error(field.name(), format!("is {} and the table has {}", field.data_type(), there.data_type())));
+                    return Err(self.column_error(
+                        field.name(),
+                        format!("is {} and the table has {}", field.data_type(), there.data_type()),
+                    ));
                 }
             }
         }
@@ -336,7 +390,8 @@ impl Table {
         if new.is_empty() {
             return Ok(Layout { schema: present.as_ref().clone(), partition_columns, change: Vec::new() });
         }
-        let schema = StructType::try_new(present.fields().cloned().chain(new)).map_err(|e| self.failed("describe", e))?;
+        let schema =
+            StructType::try_new(present.fields().cloned().chain(new)).map_err(|e| self.failed("describe", e))?;
         let metadata = metadata.clone().with_schema(&schema).map_err(|e| self.failed("describe", e))?;
         Ok(Layout { schema, partition_columns, change: vec![Action::Metadata(metadata)] })
     }
@@ -345,7 +400,12 @@ impl Table {
     ///
     /// # Errors
     /// The commit may or may not have been made.
-    pub(super) async fn commit(&self, state: Option<&State>, operation: &str, actions: Vec<Action>) -> Result<Outcome, StoreError> {
+    pub(super) async fn commit(
+        &self,
+        state: Option<&State>,
+        operation: &str,
+        actions: Vec<Action>,
+    ) -> Result<Outcome, StoreError> {
         let read = state.map(|state| state.version);
         let version = read.map_or(0, |read| read + 1);
         let now = Utc::now().timestamp_millis();
@@ -371,7 +431,8 @@ impl Table {
         match self.log.write_commit_entry(version, entry, uuid::Uuid::new_v4()).await {
             Ok(()) => {
                 self.remember_time(version, time);
-                if (version + 1).is_multiple_of(CHECKPOINT_INTERVAL) {
+                let files = state.map_or(0, |state| state.files.len() as u64);
+                if (version + 1).is_multiple_of(CHECKPOINT_INTERVAL * (files / CHECKPOINT_FILES).next_power_of_two()) {
                     self.checkpoint().await;
                 }
                 Ok(Outcome::Committed)
@@ -384,7 +445,9 @@ impl Table {
     /// Writes a checkpoint of the latest version. Only speed depends on it.
     pub(super) async fn checkpoint(&self) {
         let written = match self.latest().await {
-            Ok(Some(table)) => deltalake::checkpoints::create_checkpoint(&table, None).await.map_err(|e| self.failed("checkpoint", e)),
+            Ok(Some(table)) => {
+                deltalake::checkpoints::create_checkpoint(&table, None).await.map_err(|e| self.failed("checkpoint", e))
+            }
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
@@ -444,7 +507,8 @@ impl State {
             }
             Action::Remove(remove) => {
                 // With a deletion vector, a file is removed and added under its path.
-                let removed = self.files.get(&remove.path).is_some_and(|file| file.deletion_vector == remove.deletion_vector);
+                let removed =
+                    self.files.get(&remove.path).is_some_and(|file| file.deletion_vector == remove.deletion_vector);
                 if removed {
                     self.files.remove(&remove.path);
                 }
@@ -457,8 +521,12 @@ impl State {
 
     /// The files of a scope.
     pub(super) fn files_of(&self, key: &ScopeKey) -> impl Iterator<Item = &Arc<DataFile>> {
-        let is = |file: &DataFile, column: &str, name: &str| file.partition.get(column).and_then(Option::as_deref) == Some(name);
-        self.files.values().filter(move |file| is(file, X_SOURCE, key.source.as_str()) && is(file, X_SCOPE, key.scope.as_str()))
+        let is = |file: &DataFile, column: &str, name: &str| {
+            file.partition.get(column).and_then(Option::as_deref) == Some(name)
+        };
+        self.files
+            .values()
+            .filter(move |file| is(file, X_SOURCE, key.source.as_str()) && is(file, X_SCOPE, key.scope.as_str()))
     }
 }
 

@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DeltaOptions, DeltaStore};
 use crate::ident::TableName;
-use crate::store::conformance::{ask, ask_as_of, charges, conformance_tests, delivery, key, next_moment, plain, replace, row, snapshot, stream};
+use crate::store::conformance::{
+    ask, ask_as_of, charges, conformance_tests, delivery, key, next_moment, plain, replace, row, snapshot, stream,
+};
 use crate::store::{Query, Store, StoreError};
 
 const SEPTEMBER: &str = "2026-09-01T00:00:00Z";
@@ -98,7 +100,10 @@ async fn a_reader_sees_another_process_commit() {
     assert!(dir.path().join("store/costs/_delta_log/_last_checkpoint").exists(), "the log has checkpoints");
     let fresh: Store = open(dir.path()).into();
     assert_eq!(plain(&ask(&fresh, "SELECT sum(billedcost) FROM costs").await[0][0]), "45");
-    assert_eq!(fresh.write.committed(&TableName::costs(), &key("aws", "a.csv")).await.expect("an answer"), Some(snapshot(45)));
+    assert_eq!(
+        fresh.write.committed(&TableName::costs(), &key("aws", "a.csv")).await.expect("an answer"),
+        Some(snapshot(45))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,6 +115,18 @@ async fn what_is_not_committed_leaves_no_files() {
     let cut = futures::stream::iter([Ok(batch.clone()), Err("cut".into())]);
     store.write.replace_scope(delivery(&key, 2, batch.schema(), Box::pin(cut))).await.expect_err("a cut delivery");
     until("the unfinished file is gone", || data_files(dir.path()) == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_whose_directory_was_cleared_starts_over() {
+    let (store, dir) = fresh().await;
+    let key = key("aws", "a.csv");
+    for number in 1..=3 {
+        replace(&store, &key, number, &[row(SEPTEMBER, "1", "a")]).await;
+    }
+    std::fs::remove_dir_all(dir.path().join("store/costs")).expect("a directory to clear");
+    assert!(!replace(&store, &key, 3, &[row(SEPTEMBER, "2", "a")]).await.already);
+    assert_eq!(plain(&ask(&store, "SELECT sum(billedcost) FROM costs").await[0][0]), "2");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,7 +145,10 @@ async fn a_sum_beyond_38_digits_is_an_error() {
         assert!(error.contains("more than 38 digits"), "{sql}: {error}");
     }
     let fits = ask(&store, "SELECT sum(billedcost) FILTER (WHERE x_row = 1), sum(-billedcost) FILTER (WHERE x_row = 2), sum(x_row) FROM costs").await;
-    assert_eq!((plain(&fits[0][0]), plain(&fits[0][1]), fits[0][2].as_str()), (most.to_owned(), format!("-{most}"), "10"));
+    assert_eq!(
+        (plain(&fits[0][0]), plain(&fits[0][1]), fits[0][2].as_str()),
+        (most.to_owned(), format!("-{most}"), "10")
+    );
     let window = ask(&store, "SELECT sum(x_row * 1.5) OVER (ORDER BY x_row ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM costs ORDER BY x_row").await;
     let window: Vec<_> = window.iter().map(|row| plain(&row[0])).collect();
     assert_eq!(window, ["1.5", "4.5", "7.5", "10.5"]);
@@ -138,7 +158,14 @@ async fn a_sum_beyond_38_digits_is_an_error() {
 async fn only_reading_is_allowed() {
     let (store, _dir) = fresh().await;
     replace(&store, &key("a", "b"), 1, &[row(SEPTEMBER, "1", "a")]).await;
-    for sql in ["DELETE FROM costs", "DROP TABLE costs", "CREATE TABLE x AS SELECT 1", "SET x = 1", "COPY costs TO '/tmp/x'", "INSERT INTO costs SELECT * FROM costs"] {
+    for sql in [
+        "DELETE FROM costs",
+        "DROP TABLE costs",
+        "CREATE TABLE x AS SELECT 1",
+        "SET x = 1",
+        "COPY costs TO '/tmp/x'",
+        "INSERT INTO costs SELECT * FROM costs",
+    ] {
         assert!(ask_as_of(&store, sql, None).await.is_err(), "{sql}");
     }
     let query = Query { sql: "SELECT $1 + count(*) FROM costs".to_owned(), params: vec![41_i64.into()], as_of: None };
@@ -154,10 +181,24 @@ async fn small_files_are_merged_and_the_past_stays() {
     let before = next_moment().await;
     next_moment().await;
     // Each period by turns: more partitions than files may be open, so that files are small.
-    let periods = ["2025-01-01T00:00:00Z", "2025-02-01T00:00:00Z", "2025-03-01T00:00:00Z", "2025-04-01T00:00:00Z", "2025-05-01T00:00:00Z",
-        "2025-06-01T00:00:00Z", "2025-07-01T00:00:00Z", "2025-08-01T00:00:00Z", "2025-09-01T00:00:00Z"];
-    let batches: Vec<_> = (0..90).map(|number| charges(&[row(periods[number % 9], "0.000000000000000001", "a")])).collect();
-    store.write.replace_scope(delivery(&key, 2, batches[0].schema(), stream(batches))).await.expect("a stored snapshot");
+    let periods = [
+        "2025-01-01T00:00:00Z",
+        "2025-02-01T00:00:00Z",
+        "2025-03-01T00:00:00Z",
+        "2025-04-01T00:00:00Z",
+        "2025-05-01T00:00:00Z",
+        "2025-06-01T00:00:00Z",
+        "2025-07-01T00:00:00Z",
+        "2025-08-01T00:00:00Z",
+        "2025-09-01T00:00:00Z",
+    ];
+    let batches: Vec<_> =
+        (0..90).map(|number| charges(&[row(periods[number % 9], "0.000000000000000001", "a")])).collect();
+    store
+        .write
+        .replace_scope(delivery(&key, 2, batches[0].schema(), stream(batches)))
+        .await
+        .expect("a stored snapshot");
     assert_eq!(data_files(dir.path()), 91);
     let active = "SELECT count(*), sum(billedcost), count(DISTINCT billingperiodstart), min(x_snapshot) FROM costs";
     let expected = ask(&store, active).await;
@@ -199,7 +240,8 @@ fn make_older(table: &Path, age: Duration) {
         }
         if is(".json") {
             let entry = std::fs::read_to_string(&path).expect("a commit");
-            let mut actions: Vec<serde_json::Value> = entry.lines().map(|line| serde_json::from_str(line).expect("an action")).collect();
+            let mut actions: Vec<serde_json::Value> =
+                entry.lines().map(|line| serde_json::from_str(line).expect("an action")).collect();
             for action in &mut actions {
                 for pointer in ["/commitInfo/timestamp", "/remove/deletionTimestamp"] {
                     action.pointer_mut(pointer).into_iter().for_each(earlier);
@@ -248,7 +290,12 @@ async fn only_what_is_beyond_the_retention_goes() {
     assert!(!orphan.exists() && !unfinished.exists(), "what nobody knows and is old goes");
     assert!(young.exists(), "what may be being written stays");
     assert_eq!(data_files(dir.path()), 5, "31 to 33, the one before them, and the young one");
-    let entries = || files_below(&table.join("_delta_log")).iter().filter(|path| path.extension().is_some_and(|end| end == "json")).count();
+    let entries = || {
+        files_below(&table.join("_delta_log"))
+            .iter()
+            .filter(|path| path.extension().is_some_and(|end| end == "json"))
+            .count()
+    };
     assert!(entries() < 10, "the log is short: {}", entries());
     // Within the retention everything can be asked for, also what became current long before.
     let sum = "SELECT billedcost FROM costs";
@@ -284,17 +331,29 @@ async fn a_query_reads_the_files_it_needs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_says_what_other_readers_need() {
     let (store, dir) = fresh().await;
-    replace(&store, &key("aws", "a.csv"), 1, &[row("2026-09-01T00:00:00.5Z", "1", "short"), row(SEPTEMBER, "2", &"long ".repeat(20))]).await;
-    let entry = std::fs::read_to_string(dir.path().join("store/costs/_delta_log/00000000000000000000.json")).expect("the first commit");
+    replace(
+        &store,
+        &key("aws", "a.csv"),
+        1,
+        &[row("2026-09-01T00:00:00.5Z", "1", "short"), row(SEPTEMBER, "2", &"long ".repeat(20))],
+    )
+    .await;
+    let entry = std::fs::read_to_string(dir.path().join("store/costs/_delta_log/00000000000000000000.json"))
+        .expect("the first commit");
     let actions: Vec<Action> = entry.lines().map(|line| serde_json::from_str(line).expect("an action")).collect();
     assert!(matches!(actions[0], Action::CommitInfo(_)), "the commit's time comes first");
-    let adds: Vec<_> = actions.iter().filter_map(|action| if let Action::Add(add) = action { Some(add) } else { None }).collect();
+    let adds: Vec<_> =
+        actions.iter().filter_map(|action| if let Action::Add(add) = action { Some(add) } else { None }).collect();
     assert_eq!(adds.len(), 2);
     let stats: serde_json::Value = serde_json::from_str(adds[0].stats.as_deref().expect("statistics")).expect("json");
     assert_eq!(stats["numRecords"], 1);
     assert!(stats["minValues"].get("billedcost").is_none(), "no rounded bounds");
-    assert_eq!(stats["nullCount"]["servicename"], 0);
-    let txn: Vec<_> = actions.iter().filter_map(|action| if let Action::Txn(txn) = action { Some(txn) } else { None }).collect();
+    assert_eq!(
+        (&stats["minValues"]["x_row"], &stats["nullCount"]["x_row"]),
+        (&stats["maxValues"]["x_row"], &serde_json::json!(0))
+    );
+    let txn: Vec<_> =
+        actions.iter().filter_map(|action| if let Action::Txn(txn) = action { Some(txn) } else { None }).collect();
     assert_eq!(SnapshotId::from_version(txn[0].version), Some(snapshot(1)));
 }
 
@@ -302,11 +361,26 @@ async fn the_log_says_what_other_readers_need() {
 async fn sessions_share_one_memory_pool_and_spill() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut options = options(dir.path());
-    options.query_memory_bytes = 8 << 20;
+    options.query_memory_bytes = 16 << 20;
     options.spill_dir = Some(dir.path().join("spill"));
     let store: Store = DeltaStore::open(options).expect("a store").into();
-    let batches: Vec<_> = (0..120).map(|batch| charges(&(0..1000).map(|at| row(SEPTEMBER, "1", &format!("{batch} {at} {}", "x".repeat(100)))).collect::<Vec<_>>())).collect();
-    store.write.replace_scope(delivery(&key("a", "b"), 1, batches[0].schema(), stream(batches))).await.expect("a stored snapshot");
+    let batches: Vec<_> = (0..120)
+        .map(|batch| {
+            charges(
+                &(0..1000)
+                    .map(|at| row(SEPTEMBER, "1", &format!("{batch} {at} {}", "x".repeat(100))))
+                    .collect::<Vec<_>>(),
+            )
+        })
+        .collect();
+    store
+        .write
+        .replace_scope(delivery(&key("a", "b"), 1, batches[0].schema(), stream(batches)))
+        .await
+        .expect("a stored snapshot");
+    let grouped =
+        ask(&store, "SELECT count(*) FROM (SELECT servicename, sum(billedcost) FROM costs GROUP BY servicename)").await;
+    assert_eq!(grouped, [["120000"]]);
     let sorted = ask(&store, "SELECT count(*) FROM (SELECT servicename, row_number() OVER (ORDER BY servicename) AS n FROM costs) WHERE n > 0").await;
     assert_eq!(sorted, [["120000"]]);
     let session = store.read.session(None).await.expect("a session").expect("an embedded store");

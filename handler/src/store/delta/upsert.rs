@@ -78,7 +78,13 @@ impl Shared {
         }
     }
 
-    async fn store_group(self: Arc<Self>, table: Arc<Table>, key: Arc<Key>, schema: SchemaRef, group: Group) -> Result<(), StoreError> {
+    async fn store_group(
+        self: Arc<Self>,
+        table: Arc<Table>,
+        key: Arc<Key>,
+        schema: SchemaRef,
+        group: Group,
+    ) -> Result<(), StoreError> {
         let _turn = table.commit.lock().await;
         let new_rows = group.last_rows().map_err(|e| table.file_failed("write", e))?;
         let settings = self.options.settings();
@@ -86,18 +92,28 @@ impl Shared {
             let state = table.state().await?;
             let layout = table.layout(state.as_deref(), &nullable(&schema), &settings)?;
             if layout.schema.field(X_SNAPSHOT).is_some() {
-                return Err(table.column_error(X_SNAPSHOT, "the table's rows are replaced by snapshot, not kept by key"));
+                return Err(
+                    table.column_error(X_SNAPSHOT, "the table's rows are replaced by snapshot, not kept by key")
+                );
             }
             let columns = table.arrow_schema(&layout.schema)?;
             let store = table.object_store();
             let folder = folder_of("", X_SOURCE);
             let partition_columns = layout.partition_columns.clone();
-            let mut writer =
-                PartitionWriter::new(store, folder, columns.clone(), partition_columns, HashMap::new(), self.options.target_file_bytes);
+            let mut writer = PartitionWriter::new(
+                store,
+                folder,
+                columns.clone(),
+                partition_columns,
+                HashMap::new(),
+                self.options.target_file_bytes,
+            );
             let mut actions = layout.change;
             if let Some(state) = &state {
                 for file in state.files.values().filter(|file| group.may_touch(file)) {
-                    let rewritten = rewrite_without(&table, &key, &group, file, &columns, &layout.partition_columns, &mut writer).await;
+                    let rewritten =
+                        rewrite_without(&table, &key, &group, file, &columns, &layout.partition_columns, &mut writer)
+                            .await;
                     if rewritten.map_err(|e| table.file_failed("rewrite a file of", e))? {
                         actions.push(file.remove(true));
                     }
@@ -151,7 +167,8 @@ async fn rewrite_without(
         Ok(files::conform(&batch, columns)?)
     };
 
-    let key_fields: Vec<Field> = key.columns.iter().filter_map(|name| columns.field_with_name(name).ok().cloned()).collect();
+    let key_fields: Vec<Field> =
+        key.columns.iter().filter_map(|name| columns.field_with_name(name).ok().cloned()).collect();
     let key_columns = Arc::new(Schema::new(key_fields));
     let mut batches = files::read(&store, file, Some(&key.columns)).await?;
     let mut touched = false;
@@ -165,7 +182,8 @@ async fn rewrite_without(
     let mut batches = files::read(&store, file, None).await?;
     while let Some(batch) = batches.next().await {
         let batch = whole(batch?, columns)?;
-        let keep: BooleanArray = key.rows(&batch)?.iter().map(|row| Some(!group.rows.contains_key(row.data()))).collect();
+        let keep: BooleanArray =
+            key.rows(&batch)?.iter().map(|row| Some(!group.rows.contains_key(row.data()))).collect();
         writer.write(&filter_record_batch(&batch, &keep)?).await?;
     }
     Ok(true)
@@ -175,10 +193,16 @@ impl Key {
     fn new(table: &Table, columns: Vec<String>, schema: &SchemaRef) -> Result<Self, StoreError> {
         let mut fields = Vec::new();
         for name in &columns {
-            let field = schema.field_with_name(name).map_err(|_| table.column_error(name, "is part of the key and not delivered"))?;
+            let field = schema
+                .field_with_name(name)
+                .map_err(|_| table.column_error(name, "is part of the key and not delivered"))?;
             let text_or_number = matches!(
                 field.data_type(),
-                DataType::Utf8 | DataType::Int64 | DataType::Boolean | DataType::Decimal128(..) | DataType::Timestamp(TimeUnit::Microsecond, _)
+                DataType::Utf8
+                    | DataType::Int64
+                    | DataType::Boolean
+                    | DataType::Decimal128(..)
+                    | DataType::Timestamp(TimeUnit::Microsecond, _)
             );
             if !text_or_number {
                 return Err(table.column_error(name, format!("is {} and cannot be part of a key", field.data_type())));
@@ -193,7 +217,8 @@ impl Key {
     }
 
     fn columns_of(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>, FileError> {
-        let column = |name: &String| batch.column_by_name(name).cloned().ok_or_else(|| FileError::Partition(name.clone()));
+        let column =
+            |name: &String| batch.column_by_name(name).cloned().ok_or_else(|| FileError::Partition(name.clone()));
         self.columns.iter().map(column).collect()
     }
 

@@ -12,4 +12,5 @@ pub mod stream;
 pub mod secret;
 pub mod config;
 pub mod telemetry;
+pub mod program;
 pub mod http;

@@ -96,8 +96,7 @@ pub(crate) struct SqlArgs {
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(crate) as_of: Option<DateTime<Utc>>,
     /// The form of what is printed
-    // The log's format has the name `format` already.
-    #[arg(id = "sql-format", long = "format", value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
 }
 

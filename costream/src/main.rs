@@ -11,14 +11,13 @@ mod reconcile;
 mod run;
 mod sample;
 mod settings;
-mod shutdown;
 mod sql;
 
 use std::error::Error;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use costream_common::{report, telemetry};
+use costream_common::{program, report, telemetry};
 
 use self::cli::{Cli, Command};
 
@@ -46,8 +45,11 @@ impl From<Status> for ExitCode {
     }
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    program::run(body())
+}
+
+async fn body() -> ExitCode {
     let cli = Cli::parse();
     telemetry::init(&cli.log);
     let status = match cli.command.unwrap_or_else(|| Command::Run(Box::default())) {

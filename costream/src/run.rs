@@ -14,10 +14,13 @@ use costream_common::config::Span;
 use costream_common::http::client::BasicAuth;
 use costream_common::http::serve::{self, Exposure, Listener, ServeError};
 use costream_common::http::web::{WebConfig, WebConfigError};
+use costream_common::program;
 use costream_common::report::one_line;
 use costream_common::secret::SecretSource;
+use costream_exporter::config::ExporterConfig;
 use costream_exporter::{Exporter, ExporterError, PollOutcome};
 use costream_handler::{Handler, HandlerError};
+use costream_scraper::config::TargetKind;
 use costream_scraper::{CycleReport, ScrapeError, Scraper, ScraperConfig, Sink, TargetConfig};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -29,7 +32,6 @@ use crate::cli::RunArgs;
 use crate::ledger::{self, Ledger};
 use crate::lock::{DataLock, LockError};
 use crate::settings::{Settings, SettingsError};
-use crate::shutdown;
 use crate::sql::{Place, SqlError};
 
 /// How long polls, scrapes and housekeeping may take to end when they are told to.
@@ -104,7 +106,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<Status, RunError> {
     let webs = Webs::load(&args, &settings)?;
     let _lock = DataLock::take(&settings.data_dir)?;
     settings.lay_sample_down().await?;
-    let shutdown = shutdown::on_signal()?;
+    let shutdown = program::on_signal()?;
     let house = House::open(&args, settings, webs).await?;
     let ran = house.run(&args, &shutdown).await;
     house.close().await;
@@ -170,15 +172,14 @@ impl House {
             _ => Some(OwnWay::make().await?),
         };
 
-        let exporter_listen_address = exporter.listen_address.clone();
-        let exporter = Exporter::start(exporter).await?;
-        let handler = Handler::open(handler).await?;
         let own_target = match (&own_way, &exporter_door) {
             (Some((way, _)), _) => Some(way.target.clone()),
             (None, Some(door)) => door.url().parse().ok().map(TargetConfig::new),
             (None, None) => None,
         };
-        let scraper = ScraperConfig { targets: targets(own_target, &scraper, &exporter_listen_address), ..scraper };
+        let scraper = ScraperConfig { targets: targets(own_target, &scraper, &exporter), ..scraper };
+        let exporter = Exporter::start(exporter).await?;
+        let handler = Handler::open(handler).await?;
         let scraper = Scraper::new(scraper, Sink::InProcess(handler.ingest()))?;
 
         let mut house = Self {
@@ -347,16 +348,17 @@ impl OwnWay {
 }
 
 /// What is scraped: our own exporter, and whatever else the file names. The file may name the
-/// exporter too, for when the roles run as programs of their own.
-fn targets(own: Option<TargetConfig>, config: &ScraperConfig, exporter_address: &str) -> Vec<TargetConfig> {
-    let port = exporter_address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-    let is_own = |url: &Url| {
-        let this_machine = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
-        this_machine && url.port_or_known_default() == port && !url.path().ends_with("/metrics")
+/// exporter too, for when the roles run as programs of their own: then it says how rows are asked for.
+fn targets(own: Option<TargetConfig>, config: &ScraperConfig, exporter: &ExporterConfig) -> Vec<TargetConfig> {
+    let port = exporter.listen_address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    let is_own = |target: &&TargetConfig| {
+        let this_machine = matches!(target.url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+        this_machine && target.url.port_or_known_default() == port && target.kind() == TargetKind::Costream
     };
-    let own =
-        own.map(|target| TargetConfig { name: Some("costream".to_owned()), interval: Span(SCRAPE_EVERY), ..target });
-    own.into_iter().chain(config.targets.iter().filter(|target| !is_own(&target.url)).cloned()).collect()
+    let records = config.targets.iter().find(is_own).map(|target| target.records).unwrap_or_default();
+    let interval = Span(SCRAPE_EVERY.min(exporter.poll_interval));
+    let own = own.map(|target| TargetConfig { name: Some("costream".to_owned()), interval, records, ..target });
+    own.into_iter().chain(config.targets.iter().filter(|target| !is_own(target)).cloned()).collect()
 }
 
 /// What one pass over every source came to.

@@ -7,11 +7,11 @@ use clap::{Parser, Subcommand};
 use costream_common::config;
 use costream_common::http::serve::{self, Exposure};
 use costream_common::http::web::WebConfig;
+use costream_common::program;
 use costream_common::report::one_line;
 use costream_common::telemetry::{self, LogFlags};
 use costream_exporter::Exporter;
 use costream_exporter::config::ExporterConfig;
-use tokio_util::sync::CancellationToken;
 
 /// Polls cost reports and serves them: /metrics for Prometheus, /records for the scraper.
 #[derive(Parser)]
@@ -52,11 +52,7 @@ enum Failure {
 fn main() -> ExitCode {
     let flags = Flags::parse();
     telemetry::init(&flags.log);
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return ended(Err(Failure::Run(one_line(&error)))),
-    };
-    ended(runtime.block_on(run(flags)))
+    program::run(async { ended(run(flags).await) })
 }
 
 fn ended(result: Result<(), Failure>) -> ExitCode {
@@ -89,7 +85,7 @@ async fn run(flags: Flags) -> Result<(), Failure> {
 
     let failed = |error: &(dyn std::error::Error + 'static)| Failure::Run(one_line(error));
     let exposure = if flags.allow_unauthenticated { Exposure::Unauthenticated } else { Exposure::LoopbackOnly };
-    let shutdown = signalled().map_err(|error| failed(&error))?;
+    let shutdown = program::on_signal().map_err(|error| failed(&error))?;
     let listener = serve::bind(&config.listen_address, web, exposure).await.map_err(|error| failed(&error))?;
     let exporter = Exporter::start(config).await.map_err(|error| failed(&error))?;
     tracing::info!(address = %listener.local_addr(), "listening");
@@ -101,24 +97,4 @@ async fn run(flags: Flags) -> Result<(), Failure> {
     };
     let (served, ()) = tokio::join!(serving, exporter.run(shutdown.clone()));
     served.map_err(|error| failed(&error))
-}
-
-/// Told when the process is asked to end.
-fn signalled() -> std::io::Result<CancellationToken> {
-    let shutdown = CancellationToken::new();
-    let told = shutdown.clone();
-    #[cfg(unix)]
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::spawn(async move {
-        #[cfg(unix)]
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
-        }
-        #[cfg(not(unix))]
-        let _ = tokio::signal::ctrl_c().await;
-        tracing::info!("asked to end: requests in flight are let end");
-        told.cancel();
-    });
-    Ok(shutdown)
 }

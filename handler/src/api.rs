@@ -23,6 +23,8 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use chrono::{DateTime, Utc};
+use costream_common::exposition::encode::TextWriter;
+use costream_common::exposition::{self, Format};
 use costream_common::http::serve::User;
 use costream_common::record::{NameError, ScopeKey, SnapshotId, SnapshotIdError, SourceName, ScopeName};
 use costream_common::report;
@@ -387,13 +389,15 @@ async fn ready(State(doors): Shared) -> Response {
     }
 }
 
-async fn metrics(State(doors): Shared) -> Response {
-    match doors.handler.shared.telemetry.text() {
-        Ok(text) => {
-            let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, media_type)], text).into_response()
+async fn metrics(State(doors): Shared, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let Some(format) = exposition::negotiate(accept) else { return StatusCode::NOT_ACCEPTABLE.into_response() };
+    match doors.handler.shared.telemetry.text(format) {
+        Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
+        Err(error) => {
+            tracing::error!(error, "the handler's own metrics cannot be shown");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
@@ -437,10 +441,14 @@ impl Telemetry {
         self.upload_rows.inc_by(rows);
     }
 
-    fn text(&self) -> Result<String, std::fmt::Error> {
+    /// What was counted, in a format: the library writes one of them.
+    fn text(&self, format: Format) -> Result<Bytes, String> {
         let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
-        Ok(text)
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).map_err(|error| error.to_string())?;
+        let mut writer = TextWriter::new(format);
+        exposition::transcode(&text, &mut writer).map_err(|error| error.to_string())?;
+        writer.finish();
+        Ok(writer.take())
     }
 }
 
@@ -571,8 +579,39 @@ mod tests {
             assert_eq!(ask(&router, request("GET", path, &[], "")).await.0, status, "{path}");
         }
         stmt(&router, "select 1").await;
-        let (_, _, text) = ask(&router, request("GET", "/metrics", &[], "")).await;
-        assert!(text.contains("costream_queries_total{result=\"ok\"} 1") && text.ends_with("# EOF\n"), "{text}");
+        for (accept, end) in [("", "\n"), ("application/openmetrics-text", "# EOF\n")] {
+            let (_, _, text) = ask(&router, request("GET", "/metrics", &[("accept", accept)], "")).await;
+            assert!(text.contains("costream_queries_total{result=\"ok\"} 1") && text.ends_with(end), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_fails_midway_is_broken_off() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let config = HandlerConfig {
+            data_dir: dir.path().to_owned(),
+            listen_address: "127.0.0.1:0".to_owned(),
+            query: crate::sql::Limits { max_rows: 50_000, ..Default::default() },
+            ..HandlerConfig::default()
+        };
+        let handler = Handler::open(config).await.expect("a handler");
+        let listener = handler.bind().await.expect("an address");
+        let address = listener.local_addr();
+        let serving = handler.clone();
+        tokio::spawn(async move { serving.serve(listener, Default::default()).await });
+        for (rows, whole) in [(50_000, true), (60_000, false)] {
+            let body = format!(r#"{{"stmt": "select * from generate_series(1, {rows})"}}"#);
+            let head = format!("POST /_sql HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+            let mut stream = tokio::net::TcpStream::connect(address).await.expect("connected");
+            stream.write_all((head + &body).as_bytes()).await.expect("sent");
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await;
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("[49000],"), "{}", answer.len());
+            assert_eq!(answer.ends_with("0\r\n\r\n"), whole, "the last chunk of {rows} rows");
+        }
     }
 
     fn stream_of(services: &[&str]) -> Vec<u8> {

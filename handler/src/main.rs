@@ -7,12 +7,12 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use costream_common::config::{self, File};
 use costream_common::http::web::WebConfig;
+use costream_common::program;
 use costream_common::telemetry::{self, LogFlags};
 use costream_common::report;
 use costream_handler::Handler;
 use costream_handler::config::HandlerConfig;
 use serde::de::IgnoredAny;
-use tokio_util::sync::CancellationToken;
 
 /// Keeps charges and answers SQL.
 #[derive(Parser)]
@@ -48,8 +48,11 @@ enum Command {
 /// The configuration cannot be used.
 const WRONG_CONFIGURATION: u8 = 2;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    program::run(body())
+}
+
+async fn body() -> ExitCode {
     let flags = Flags::parse();
     telemetry::init(&flags.log);
     let config = match configuration(&flags) {
@@ -99,7 +102,7 @@ fn read(path: &Path) -> anyhow::Result<HandlerConfig> {
 }
 
 async fn run(config: HandlerConfig) -> anyhow::Result<()> {
-    let shutdown = on_signal().context("wait for signals")?;
+    let shutdown = program::on_signal().context("wait for signals")?;
     let handler = Handler::open(config).await?;
     let listener = handler.bind().await?;
     tracing::info!(address = %listener.local_addr(), "listening on {}", listener.url());
@@ -107,21 +110,4 @@ async fn run(config: HandlerConfig) -> anyhow::Result<()> {
     served?;
     tracing::info!("stopped");
     Ok(())
-}
-
-/// Cancelled by the first SIGTERM or SIGINT.
-fn on_signal() -> std::io::Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let shutdown = CancellationToken::new();
-    let token = shutdown.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("draining");
-        token.cancel();
-    });
-    Ok(shutdown)
 }

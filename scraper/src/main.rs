@@ -8,11 +8,11 @@ use clap::{Parser, Subcommand};
 use costream_common::config::{self, File};
 use costream_common::http::serve::{self, Exposure};
 use costream_common::http::web::WebConfig;
+use costream_common::program;
 use costream_common::report::one_line;
 use costream_common::telemetry::{self, LogFlags};
 use costream_scraper::{HttpSink, Scraper, ScraperConfig, Sink};
 use serde::de::IgnoredAny;
-use tokio_util::sync::CancellationToken;
 
 /// Pulls what exporters have and hands it to a handler.
 #[derive(Parser)]
@@ -45,8 +45,11 @@ enum Command {
 /// The configuration cannot be used.
 const WRONG_CONFIGURATION: u8 = 2;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    program::run(body())
+}
+
+async fn body() -> ExitCode {
     let flags = Flags::parse();
     telemetry::init(&flags.log);
     let wired = match wire(&flags) {
@@ -91,7 +94,7 @@ fn wire(flags: &Flags) -> anyhow::Result<Wired> {
 
 async fn run(wired: Wired, flags: &Flags) -> anyhow::Result<()> {
     let Wired { scraper, listen_address, web } = wired;
-    let shutdown = on_signal().context("wait for signals")?;
+    let shutdown = program::on_signal().context("wait for signals")?;
     let exposure = if flags.allow_unauthenticated { Exposure::Unauthenticated } else { Exposure::LoopbackOnly };
     let listener = serve::bind(&listen_address, web, exposure).await?;
     tracing::info!(address = %listener.local_addr(), "listening on {}", listener.url());
@@ -99,21 +102,4 @@ async fn run(wired: Wired, flags: &Flags) -> anyhow::Result<()> {
     served?;
     tracing::info!("stopped");
     Ok(())
-}
-
-/// Cancelled by the first SIGTERM or SIGINT.
-fn on_signal() -> std::io::Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let shutdown = CancellationToken::new();
-    let token = shutdown.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("draining");
-        token.cancel();
-    });
-    Ok(shutdown)
 }

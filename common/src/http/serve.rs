@@ -687,6 +687,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_reader_that_stalls_is_let_go() {
+        let gone = Arc::new(AtomicBool::new(false));
+        let router = {
+            let gone = gone.clone();
+            Router::new().route(
+                "/",
+                get(|| async move {
+                    Body::from_stream(futures::stream::unfold(Dropped(gone), |dropped| async {
+                        Some((Ok::<_, io::Error>(Bytes::from_static(&[b'x'; 4096])), dropped))
+                    }))
+                }),
+            )
+        };
+        let server = serve_at("127.0.0.1:0", None, Exposure::LoopbackOnly, router).await;
+        let mut stream = TcpStream::connect(server.address).await.expect("connected");
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("sent");
+        stream.read_exact(&mut [0; 64]).await.expect("a beginning");
+        until(&gone).await;
+        drop(stream);
+    }
+
+    #[tokio::test]
     async fn a_stalled_client_is_let_go() {
         let ended = Arc::new(AtomicBool::new(false));
         let router = {

@@ -283,7 +283,7 @@ impl Dialect {
             Column::BillingPeriodStart => self.time(charge.period.0, self.billing_time, out),
             Column::CapacityReservationId => self.text(resource.and_then(|r| r.reservation.as_deref()), out),
             Column::CapacityReservationStatus => {
-                self.text(resource.and_then(|r| r.reservation.as_ref()).map(|_| "Used"), out)
+                self.text(resource.and_then(|r| r.reservation.as_ref()).map(|_| "Used"), out);
             }
             Column::ChargeCategory => self.text(Some(charge.category), out),
             Column::ChargeClass => self.text(charge.class, out),
@@ -298,7 +298,7 @@ impl Dialect {
             Column::CommitmentDiscountStatus => self.text(charge.commitment_status, out),
             Column::CommitmentDiscountType => self.text(commitment.map(|c| c.kind), out),
             Column::CommitmentDiscountUnit => {
-                self.text(commitment.filter(|_| priced).map(|_| charge.service.unit), out)
+                self.text(commitment.filter(|_| priced).map(|_| charge.service.unit), out);
             }
             Column::ConsumedQuantity => self.decimal(charge.quantity.filter(|_| charge.consumed), out),
             Column::ConsumedUnit => self.text((priced && charge.consumed).then_some(charge.service.unit), out),
@@ -312,7 +312,7 @@ impl Dialect {
             Column::PricingCategory => self.text(charge.pricing, out),
             Column::PricingCurrency => self.text(Some(USD.code), out),
             Column::PricingCurrencyContractedUnitPrice => {
-                self.decimal(charge.contracted_unit_price.map(in_dollars), out)
+                self.decimal(charge.contracted_unit_price.map(in_dollars), out);
             }
             Column::PricingCurrencyEffectiveCost => self.decimal(Some(in_dollars(charge.effective)), out),
             Column::PricingCurrencyListUnitPrice => self.decimal(charge.list_unit_price.map(in_dollars), out),
@@ -331,27 +331,30 @@ impl Dialect {
             Column::ServiceSubcategory => self.text(Some(charge.service.subcategory), out),
             Column::SkuId => self.text(resource.map(|r| r.sku_id.as_str()), out),
             Column::SkuMeter | Column::XSkuMeterName | Column::XUsageType => {
-                self.text(resource.map(|r| r.service.meter), out)
+                self.text(resource.map(|r| r.service.meter), out);
             }
             Column::SkuPriceDetails => self.field(resource.map(|r| r.sku_price_details.as_str()), out),
             Column::SkuPriceId => self.text(resource.map(|r| r.sku_price_id.as_str()), out),
             Column::SubAccountId | Column::OciCompartmentId | Column::XProjectId => {
-                self.text(Some(&account.sub_id), out)
+                self.text(Some(&account.sub_id), out);
             }
             Column::SubAccountName | Column::OciCompartmentName => self.text(Some(&account.sub_name), out),
             Column::SubAccountType => self.text(Some(charge.provider.sub_account_type), out),
             Column::Tags => {
-                self.field(resource.and_then(|r| r.tags.as_ref()).map(|fields| fields[self.tags.place()].as_str()), out)
+                self.field(
+                    resource.and_then(|r| r.tags.as_ref()).map(|fields| fields[self.tags.place()].as_str()),
+                    out,
+                );
             }
             Column::XCostCategories => self.field(Some(&account.cost_categories), out),
             Column::XDiscounts => self.field(resource.map(|_| account.discounts.as_str()), out),
             Column::XOperation => {
-                self.text(resource.map(|r| if r.service.committable { "RunInstances" } else { "Request" }), out)
+                self.text(resource.map(|r| if r.service.committable { "RunInstances" } else { "Request" }), out);
             }
             Column::XServiceCode => self.text(Some(charge.service.name), out),
             Column::XBilledCostInUsd => self.decimal(Some(in_dollars(charge.billed)), out),
             Column::XBillingExchangeRate => {
-                self.decimal(Some(account.currency.per_dollar_micro * 1_000_000_000_000), out)
+                self.decimal(Some(account.currency.per_dollar_micro * 1_000_000_000_000), out);
             }
             Column::XCostCenter => self.text(Some(account.team.cost_center), out),
             Column::XResourceGroupName => self.text(

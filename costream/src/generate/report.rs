@@ -174,7 +174,7 @@ impl Report {
 
     /// Leaves row `row` (from 1) in `line`.
     fn write_row(&mut self, row: u64) {
-        if row % REPEATED == 0 {
+        if row.is_multiple_of(REPEATED) {
             return;
         }
         let period = u128::from(row - 1) * 3 / u128::from(self.rows);

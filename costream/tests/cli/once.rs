@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::process::Command;
 
 use crate::house::{House, oracle, wait_for};
 
@@ -132,6 +133,19 @@ fn killed_at_any_moment_and_run_again_the_result_is_the_same() {
     assert_eq!(house.stored(&[]), expected);
     let left = house.run(&["sql", "SELECT count(*) n, count(DISTINCT x_row) r FROM costs", "--format", "csv"]).ended(0);
     assert_eq!(left.out, "n,r\n20000,20000\n");
+}
+
+#[test]
+fn a_signal_ends_it_with_status_1_and_the_next_run_makes_it_good() {
+    let house = House::new();
+    let report = house.report("report.csv", 20_000, 4, "strict");
+    let mut child = house.command(&["run", "--once", "--source", "report.csv"]).spawn().expect("started");
+    wait_for("the poll", || house.path("costream-data/spool/lock").exists().then_some(()));
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().expect("kill").success());
+    assert_eq!(child.wait().expect("ended").code(), Some(1));
+    house.run(&["run", "--once", "--source", "report.csv"]).ended(0);
+    assert_eq!(house.stored(&[]), oracle(&[&report]));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use std::net::TcpListener;
 
-use crate::house::{House, Running};
+use crate::house::{House, Running, oracle, wait_for};
 
 #[test]
 fn a_bare_run_shows_the_sample_and_serves_it_until_it_is_told_to_end() {
@@ -34,6 +34,19 @@ fn a_bare_run_shows_the_sample_and_serves_it_until_it_is_told_to_end() {
     assert!(agree.out.contains(" exporter "), "{}", agree.out);
     assert_eq!(running.terminate(), Some(0));
     house.run(&["run", "--once"]).ended(0);
+}
+
+#[test]
+fn a_report_restated_while_it_runs_is_followed() {
+    let house = House::new();
+    let report = house.report("a.csv", 100, 1, "strict");
+    house.write("costream.yaml", "exporter: {poll_interval: 200ms, sources: [{path: a.csv}]}\n");
+    let running = Running::start(&house, &["--config.file", "costream.yaml"]);
+    assert_eq!(house.stored(&[]), oracle(&[&report]));
+    house.report("a.csv", 150, 2, "strict");
+    let restated = oracle(&[&report]);
+    wait_for("the restated report", || (house.stored(&[]) == restated).then_some(()));
+    assert_eq!(running.terminate(), Some(0));
 }
 
 #[test]

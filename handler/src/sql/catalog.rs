@@ -193,6 +193,15 @@ fn nodes() -> Result<Columns, ArrowError> {
                 ("version", texts([""])),
                 ("arch", texts([std::env::consts::ARCH])),
                 ("available_processors", ints([cores])),
+                (
+                    "jvm",
+                    object(vec![
+                        ("version", texts([""])),
+                        ("vm_vendor", texts([""])),
+                        ("vm_name", texts([""])),
+                        ("vm_version", texts([""])),
+                    ])?,
+                ),
             ])?,
         ),
     ])

@@ -1,8 +1,8 @@
 //! The one SQL door: a statement in CrateDB's words in, its rows out as a stream of record
 //! batches. In process for `costream sql`, over HTTP behind [`gateway`].
 //!
-//! Reads only: `parse` lists what is taken. Pull-driven: a batch is made when it is asked for,
-//! and dropping [`Rows`] cancels the statement. Statements wait for a free place in the order in
+//! Reads only: `parse` lists what is taken. Pull-driven: one batch is ready and one in the
+//! making, and dropping [`Rows`] cancels the statement, which runs on threads of the engine's own. Statements wait for a free place in the order in
 //! which they came; the wait counts against their time.
 //!
 //! Peak memory: what the store's pool allows all statements together (sorts and groups beyond
@@ -14,6 +14,7 @@ mod encode;
 mod error;
 mod functions;
 pub mod gateway;
+mod interrupt;
 mod parse;
 mod rewrite;
 #[cfg(test)]
@@ -29,23 +30,23 @@ use chrono::{DateTime, Utc};
 use datafusion::catalog::CatalogProvider;
 use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
-use datafusion::error::DataFusionError;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{FunctionRegistry, SendableRecordBatchStream};
-use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, cast};
+use datafusion::logical_expr::{LogicalPlanBuilder, cast};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as EngineStatement;
 use datafusion::sql::sqlparser::ast::{Expr, Statement};
 use futures::StreamExt;
-use futures::stream::BoxStream;
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::args::Arg;
 pub use self::catalog::NODE;
 pub use self::error::SqlError;
 pub use self::parse::MAX_STATEMENT_BYTES;
+use self::interrupt::{Interruptible, Workers};
 use self::rewrite::{Rewritten, Session, version_schema};
 use crate::store::{Query, StoreRead};
 use costream_common::config::Span;
@@ -62,6 +63,10 @@ pub const CATALOG: &str = "crate";
 pub const DEFAULT_USER: &str = "crate";
 /// Statements that may wait for a free place; the rest are told to come back.
 const N_WAITING: usize = 64;
+/// Batches waiting for a client; one ready, one in the making.
+const N_READY_BATCHES: usize = 1;
+/// The longest time a statement may be given: what a clock can add.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// Rows of a batch on its way to a client.
 const BATCH_ROWS: usize = 4096;
 
@@ -104,6 +109,7 @@ pub struct Engine {
     limits: Limits,
     running: Arc<Semaphore>,
     present: Arc<Semaphore>,
+    workers: Arc<Workers>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -113,16 +119,18 @@ impl std::fmt::Debug for Engine {
 }
 
 /// The answer to a statement. Dropping it cancels the statement.
+#[derive(Debug)]
 pub struct Rows {
     schema: SchemaRef,
     columns: Vec<String>,
-    batches: BoxStream<'static, Result<RecordBatch, SqlError>>,
-}
-
-impl std::fmt::Debug for Rows {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Rows").field("columns", &self.columns).finish_non_exhaustive()
-    }
+    /// `None` is the answer's end; without it the statement broke off.
+    batches: mpsc::Receiver<Result<Option<RecordBatch>, SqlError>>,
+    deadline: Instant,
+    timeout: Duration,
+    max_rows: u64,
+    rows: u64,
+    ended: bool,
+    _wanted: DropGuard,
 }
 
 impl Rows {
@@ -136,12 +144,28 @@ impl Rows {
         &self.columns
     }
 
-    /// The next batch; nothing after the last one. After an error comes nothing.
+    /// The next batch; nothing after the last one, nor after an error.
     ///
     /// # Errors
     /// The engine or the store failed, or a limit was reached.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, SqlError> {
-        self.batches.next().await.transpose()
+        if self.ended {
+            return Ok(None);
+        }
+        let next = self.pull().await;
+        self.ended = !matches!(next, Ok(Some(_)));
+        next
+    }
+
+    async fn pull(&mut self) -> Result<Option<RecordBatch>, SqlError> {
+        let next = tokio::time::timeout_at(self.deadline, self.batches.recv()).await;
+        let next = next.map_err(|_| SqlError::Time(self.timeout))?;
+        let batch = next.unwrap_or_else(|| Err(broke_off()))?;
+        self.rows += batch.as_ref().map_or(0, |batch| batch.num_rows() as u64);
+        if self.rows > self.max_rows {
+            return Err(SqlError::Rows(self.max_rows));
+        }
+        Ok(batch)
     }
 }
 
@@ -154,6 +178,7 @@ impl Engine {
             limits,
             running: Arc::new(Semaphore::new(running)),
             present: Arc::new(Semaphore::new(running + N_WAITING)),
+            workers: Arc::new(Workers::new(running)),
         }
     }
 
@@ -162,112 +187,146 @@ impl Engine {
         &self.limits
     }
 
-    /// Runs a statement up to its first batch's beginning: it is parsed, planned and started.
+    /// Starts a statement: it is parsed, planned and begun.
     ///
     /// # Errors
     /// It is no statement that reads, names what is not there, or cannot be started.
     pub async fn execute(&self, statement: &str, args: &[Arg], options: &Options) -> Result<Rows, SqlError> {
-        let deadline = Instant::now() + self.limits.timeout.0;
-        let late = SqlError::Time(self.limits.timeout.0);
-        match tokio::time::timeout_at(deadline, self.start(statement, args, options, deadline)).await {
-            Ok(started) => started,
-            Err(_) => Err(late),
-        }
-    }
-
-    async fn start(&self, text: &str, args: &[Arg], options: &Options, deadline: Instant) -> Result<Rows, SqlError> {
+        let timeout = self.limits.timeout.0.min(LONGEST_TIMEOUT);
+        let deadline = Instant::now() + timeout;
         let busy = || SqlError::Busy(self.limits.concurrency + N_WAITING);
         let present = Arc::clone(&self.present).try_acquire_owned().map_err(|_| busy())?;
+        let options = options.clone();
         let session = Session {
             schema: options.schema.clone().unwrap_or_else(|| SCHEMA.to_owned()),
             user: options.user.clone().unwrap_or_else(|| DEFAULT_USER.to_owned()),
             version: VERSION,
         };
-        let rewritten = rewrite::rewrite(parse::parse(text)?, args, &session)?;
-        let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| busy())?;
-        let (columns, batches) = self.stream(rewritten, options, &session).await?;
-        let schema = batches.schema();
+        let rewritten = rewrite::rewrite(parse::parse(statement)?, args, &session)?;
+        let in_time = tokio::time::timeout_at(deadline, Arc::clone(&self.running).acquire_owned()).await;
+        let running = in_time.map_err(|_| SqlError::Time(timeout))?.map_err(|_| busy())?;
+
+        let stop = CancellationToken::new();
+        let wanted = stop.clone().drop_guard();
+        let (tell_head, head) = oneshot::channel();
+        let (tell, batches) = mpsc::channel(N_READY_BATCHES);
+        let store = Arc::clone(&self.store);
+        let runtime = self.workers.runtime().ok_or_else(|| SqlError::Engine("no threads for statements".to_owned()))?;
+        runtime.spawn(async move {
+            // Given back when the work is over, which may be later than when nobody wants it.
+            let _places = [present, running];
+            let work = async {
+                let started = stream(store, rewritten, &options, session, &stop).await;
+                let mut batches = match started {
+                    Ok((columns, batches)) => {
+                        let head = (columns, batches.schema());
+                        tell_head.send(Ok(head)).map_err(drop)?;
+                        batches
+                    }
+                    Err(error) => return tell_head.send(Err(error)).map_err(drop),
+                };
+                while let Some(batch) = batches.next().await {
+                    let batch = batch.map(Some).map_err(SqlError::from);
+                    tell.send(batch).await.map_err(drop)?;
+                }
+                tell.send(Ok(None)).await.map_err(drop)
+            };
+            stop.run_until_cancelled(work).await
+        });
+        let head = tokio::time::timeout_at(deadline, head).await.map_err(|_| SqlError::Time(timeout))?;
+        let (columns, schema) = head.map_err(|_| broke_off())??;
         let columns = columns.unwrap_or_else(|| schema.fields().iter().map(|field| field.name().clone()).collect());
-        let bounded = Bounded {
-            batches,
-            deadline,
-            timeout: self.limits.timeout.0,
-            max_rows: self.limits.max_rows,
-            rows: 0,
-            _places: [present, running],
-        };
-        Ok(Rows { schema, columns, batches: bounded.into_stream() })
-    }
-
-    async fn stream(
-        &self,
-        rewritten: Rewritten,
-        options: &Options,
-        session: &Session,
-    ) -> Result<(Option<Vec<String>>, SendableRecordBatchStream), SqlError> {
-        let Rewritten { statement, columns, versions, system, functions } = rewritten;
-        let Some(base) = self.store.session(options.as_of).await? else {
-            // A store that is a database of its own knows its schemas and versions itself.
-            if !versions.is_empty() {
-                return Err(SqlError::Unsupported("FOR SYSTEM_TIME AS OF is not taken by this store".to_owned()));
-            }
-            let query = Query { sql: statement.to_string(), params: Vec::new(), as_of: options.as_of };
-            return Ok((columns, self.store.query(query).await?));
-        };
-        let context = self.prepared(&base, session)?;
-        let catalog = context.catalog(CATALOG).ok_or_else(|| SqlError::Engine("the store's session has no catalog".to_owned()))?;
-        if system {
-            for (name, schema) in catalog::schemas(&self.store.tables().await?, &session.user)? {
-                catalog.register_schema(name, schema)?;
-            }
-        }
-        for (at, time) in versions.into_iter().enumerate() {
-            let time = constant_time(&context, time).await?;
-            let then = self.store.session(Some(time)).await?;
-            let schema = then.and_then(|then| then.catalog(CATALOG)?.schema(SCHEMA));
-            let schema = schema.ok_or_else(|| SqlError::Engine("the store's session has no schema".to_owned()))?;
-            catalog.register_schema(&version_schema(at), schema)?;
-        }
-        let plan = plan(&context, &catalog, statement, session, &functions).await?;
-        let columns = columns.filter(|columns| columns.len() == plan.schema().fields().len());
-        let stream = DataFrame::new(context.state(), plan).execute_stream().await?;
-        Ok((columns, stream))
-    }
-
-    /// The store's session with the settings that keep amounts decimal and times in UTC.
-    fn prepared(&self, base: &SessionContext, session: &Session) -> Result<SessionContext, SqlError> {
-        let state = base.state();
-        let mut config = state.config().clone();
-        let settings = config.options_mut();
-        settings.catalog.default_catalog = CATALOG.to_owned();
-        settings.catalog.default_schema = session.schema.clone();
-        settings.catalog.information_schema = false;
-        settings.sql_parser.parse_float_as_decimal = true;
-        settings.sql_parser.enable_ident_normalization = true;
-        settings.sql_parser.map_string_types_to_utf8view = false;
-        settings.execution.time_zone = Some("UTC".to_owned());
-        let state = SessionStateBuilder::new_from_existing(state).with_config(config.with_batch_size(BATCH_ROWS)).build();
-        let mut context = SessionContext::new_with_state(state);
-        context.register_expr_planner(Arc::new(functions::Times))?;
-        // They make an array of any length in one value, which no limit of ours sees.
-        for function in ["range", "generate_series", "gen_series", "array_resize", "list_resize", "array_repeat", "list_repeat"] {
-            context.deregister_udf(function);
-        }
-        Ok(context)
+        Ok(Rows { schema, columns, batches, deadline, timeout, max_rows: self.limits.max_rows, rows: 0, ended: false, _wanted: wanted })
     }
 }
 
-/// Plans a statement whose tables are there.
-async fn plan(
+fn broke_off() -> SqlError {
+    SqlError::Engine("the statement broke off".to_owned())
+}
+
+/// Plans a statement and begins it; with the names of its columns when they are known.
+async fn stream(
+    store: Arc<dyn StoreRead>,
+    rewritten: Rewritten,
+    options: &Options,
+    session: Session,
+    stop: &CancellationToken,
+) -> Result<(Option<Vec<String>>, SendableRecordBatchStream), SqlError> {
+    let Rewritten { statement, columns, versions, system, functions } = rewritten;
+    let Some(base) = store.session(options.as_of).await? else {
+        // A store that is a database of its own knows its schemas and versions itself.
+        if !versions.is_empty() {
+            return Err(SqlError::Unsupported("FOR SYSTEM_TIME AS OF is not taken by this store".to_owned()));
+        }
+        let query = Query { sql: statement.to_string(), params: Vec::new(), as_of: options.as_of };
+        return Ok((columns, store.query(query).await?));
+    };
+    let context = prepared(&base, &session, stop)?;
+    let catalog = context.catalog(CATALOG).ok_or_else(|| SqlError::Engine("the store's session has no catalog".to_owned()))?;
+    if system {
+        for (name, schema) in catalog::schemas(&store.tables().await?, &session.user)? {
+            catalog.register_schema(name, schema)?;
+        }
+    }
+    for (at, time) in versions.into_iter().enumerate() {
+        let time = constant_time(&context, time).await?;
+        let then = store.session(Some(time)).await?;
+        let schema = then.and_then(|then| then.catalog(CATALOG)?.schema(SCHEMA));
+        let schema = schema.ok_or_else(|| SqlError::Engine("the store's session has no schema".to_owned()))?;
+        catalog.register_schema(&version_schema(at), schema)?;
+    }
+    check_names(&context, &catalog, &statement, &session, &functions)?;
+    let state = context.state();
+    let planned = state.statement_to_plan(EngineStatement::Statement(Box::new(statement.clone()))).await;
+    let plan = match planned {
+        // The engine tells `a::bigint` from `a::date` by their aliases alone.
+        Err(error) if rewrite::wants_aliases(&error) => {
+            let statement = rewrite::with_aliases(statement);
+            state.statement_to_plan(EngineStatement::Statement(Box::new(statement))).await?
+        }
+        planned => planned?,
+    };
+    let columns = columns.filter(|columns| columns.len() == plan.schema().fields().len());
+    let stream = DataFrame::new(state, plan).execute_stream().await?;
+    Ok((columns, stream))
+}
+
+/// The store's session with the settings that keep amounts decimal and times in UTC, and with
+/// plans that can be stopped.
+fn prepared(base: &SessionContext, session: &Session, stop: &CancellationToken) -> Result<SessionContext, SqlError> {
+    let state = base.state();
+    let mut config = state.config().clone();
+    let settings = config.options_mut();
+    settings.catalog.default_catalog = CATALOG.to_owned();
+    settings.catalog.default_schema = session.schema.clone();
+    settings.catalog.information_schema = false;
+    settings.sql_parser.parse_float_as_decimal = true;
+    settings.sql_parser.enable_ident_normalization = true;
+    settings.sql_parser.map_string_types_to_utf8view = false;
+    settings.execution.time_zone = Some("UTC".to_owned());
+    let state = SessionStateBuilder::new_from_existing(state)
+        .with_config(config.with_batch_size(BATCH_ROWS))
+        .with_physical_optimizer_rule(Arc::new(Interruptible { stop: stop.clone() }))
+        .build();
+    let mut context = SessionContext::new_with_state(state);
+    context.register_expr_planner(Arc::new(functions::Times))?;
+    // They make an array of any length in one value, which no limit of ours sees.
+    for function in ["range", "generate_series", "gen_series", "array_resize", "list_resize", "array_repeat", "list_repeat"] {
+        context.deregister_udf(function);
+    }
+    Ok(context)
+}
+
+/// Whether the tables are there that a statement names.
+fn check_names(
     context: &SessionContext,
     catalog: &Arc<dyn CatalogProvider>,
-    statement: Statement,
+    statement: &Statement,
     session: &Session,
     functions: &HashSet<String>,
-) -> Result<LogicalPlan, SqlError> {
-    let state = context.state();
-    let statement = EngineStatement::Statement(Box::new(statement));
-    for reference in state.resolve_table_references(&statement)? {
+) -> Result<(), SqlError> {
+    let statement = EngineStatement::Statement(Box::new(statement.clone()));
+    for reference in context.state().resolve_table_references(&statement)? {
         if matches!(&reference, TableReference::Bare { table } if functions.contains(table.as_ref())) {
             continue;
         }
@@ -286,7 +345,7 @@ async fn plan(
             return Err(SqlError::RelationUnknown(shown));
         }
     }
-    Ok(state.statement_to_plan(statement).await?)
+    Ok(())
 }
 
 /// The time that an expression without columns says.
@@ -308,41 +367,4 @@ async fn constant_time(context: &SessionContext, time: Expr) -> Result<DateTime<
         .filter(|value| value.len() == 1 && value.is_valid(0))
         .and_then(|value| DateTime::from_timestamp_micros(value.value(0)))
         .ok_or_else(wrong)
-}
-
-/// A statement's batches within its limits.
-struct Bounded {
-    batches: SendableRecordBatchStream,
-    deadline: Instant,
-    timeout: Duration,
-    max_rows: u64,
-    rows: u64,
-    /// Given back when the stream is dropped.
-    _places: [OwnedSemaphorePermit; 2],
-}
-
-impl Bounded {
-    fn into_stream(self) -> BoxStream<'static, Result<RecordBatch, SqlError>> {
-        futures::stream::unfold(Some(self), |state| async move {
-            let mut state = state?;
-            match state.next().await {
-                Ok(Some(batch)) => Some((Ok(batch), Some(state))),
-                Ok(None) => None,
-                Err(error) => Some((Err(error), None)),
-            }
-        })
-        .boxed()
-    }
-
-    async fn next(&mut self) -> Result<Option<RecordBatch>, SqlError> {
-        let Ok(batch) = tokio::time::timeout_at(self.deadline, self.batches.next()).await else {
-            return Err(SqlError::Time(self.timeout));
-        };
-        let Some(batch) = batch.transpose().map_err(|error: DataFusionError| SqlError::from(error))? else { return Ok(None) };
-        self.rows += batch.num_rows() as u64;
-        if self.rows > self.max_rows {
-            return Err(SqlError::Rows(self.max_rows));
-        }
-        Ok(Some(batch))
-    }
 }

@@ -5,14 +5,18 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
+use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, BinaryOperator, DataType, ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
+    AccessExpr, Array, BinaryOperator, DataType, ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
     Ident, ObjectName, ObjectNamePart, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableVersion,
     TimezoneInfo, Value, ValueWithSpan, VisitMut, VisitorMut,
 };
 
 use super::args::Arg;
 use super::error::SqlError;
+
+/// Integers in a list that are compared one by one.
+const MAX_COMPARISONS: usize = 64;
 
 /// The schema in which the tables of the n-th `FOR SYSTEM_TIME AS OF` stand.
 pub(super) fn version_schema(at: usize) -> String {
@@ -143,6 +147,39 @@ fn name_of(expr: &Expr) -> String {
     }
 }
 
+/// Whether the engine could not tell two columns of a statement apart.
+pub(super) fn wants_aliases(error: &DataFusionError) -> bool {
+    matches!(error.find_root(), DataFusionError::Plan(text) if text.starts_with("Projections require unique expression names"))
+}
+
+/// The statement with an alias of its own for every column that has none.
+pub(super) fn with_aliases(mut statement: Statement) -> Statement {
+    fn alias(body: &mut SetExpr) {
+        match body {
+            SetExpr::Select(select) => {
+                for (at, item) in select.projection.iter_mut().enumerate() {
+                    if let SelectItem::UnnamedExpr(expr) = item
+                        && !is_name(expr)
+                    {
+                        let alias = Ident::with_quote('"', format!("{}~{at}", name_of(expr)));
+                        *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+                    }
+                }
+            }
+            SetExpr::Query(query) => alias(&mut query.body),
+            SetExpr::SetOperation { left, right, .. } => {
+                alias(left);
+                alias(right);
+            }
+            _ => {}
+        }
+    }
+    if let Statement::Query(query) = &mut statement {
+        alias(&mut query.body);
+    }
+    statement
+}
+
 struct Rewriter<'a> {
     args: &'a [Arg],
     session: &'a Session,
@@ -208,6 +245,11 @@ impl VisitorMut for Rewriter<'_> {
             Expr::Cast { data_type, .. } | Expr::TypedString(datafusion::sql::sqlparser::ast::TypedString { data_type, .. }) => {
                 rename_type(data_type);
             }
+            Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } if matches!(**right, Expr::Array(_)) => {
+                let Expr::Array(Array { elem, .. }) = &mut **right else { return ControlFlow::Continue(()) };
+                *expr = is_one_of(left, std::mem::take(elem), false);
+            }
+            Expr::InList { expr: one, list, negated } => *expr = is_one_of(one, std::mem::take(list), *negated),
             Expr::Between { expr: between, negated, low, high } if is_name(between) => {
                 *expr = between_as_comparisons(between, *negated, low, high);
             }
@@ -253,6 +295,11 @@ impl Rewriter<'_> {
             "array_unique" => "array_distinct",
             "percentile" => "approx_percentile_cont",
             "curdate" => "current_date",
+            "format" => {
+                let FunctionArguments::List(list) = &mut function.args else { return None };
+                list.args = formatted(&list.args)?;
+                "concat"
+            }
             "date_format" => {
                 // CrateDB has the format first.
                 if let FunctionArguments::List(list) = &mut function.args
@@ -270,6 +317,22 @@ impl Rewriter<'_> {
     }
 }
 
+/// The parts of `format('%s is %s', a, b)`, to be joined; nothing when it has other forms than `%s`.
+fn formatted(args: &[FunctionArg]) -> Option<Vec<FunctionArg>> {
+    let (FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(format))), values) = args.split_first()? else { return None };
+    let Value::SingleQuotedString(format) = &format.value else { return None };
+    let pieces: Vec<&str> = format.split("%s").collect();
+    if pieces.len() != values.len() + 1 || pieces.iter().any(|piece| piece.contains('%')) {
+        return None;
+    }
+    let piece = |piece: &str| FunctionArg::Unnamed(FunctionArgExpr::Expr(text(piece)));
+    let mut parts = vec![piece(pieces[0])];
+    for (value, after) in values.iter().zip(&pieces[1..]) {
+        parts.extend([value.clone(), piece(after)]);
+    }
+    Some(parts)
+}
+
 fn object_name(parts: impl IntoIterator<Item = Ident>) -> ObjectName {
     ObjectName(parts.into_iter().map(ObjectNamePart::Identifier).collect())
 }
@@ -280,6 +343,22 @@ fn text(value: &str) -> Expr {
 
 fn is_name(expr: &Expr) -> bool {
     matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_))
+}
+
+/// `a IN (1, 2)` as comparisons, each of which takes an integer for a time, when the list is
+/// short and of nothing but integers; `a = ANY([])` is false.
+fn is_one_of(expr: &Expr, list: Vec<Expr>, negated: bool) -> Expr {
+    let is_integer = |item: &Expr| matches!(item, Expr::Value(ValueWithSpan { value: Value::Number(text, _), .. }) if text.bytes().all(|b| b.is_ascii_digit()));
+    if list.is_empty() {
+        return Expr::value(Value::Boolean(negated));
+    }
+    if !is_name(expr) || list.len() > MAX_COMPARISONS || !list.iter().all(is_integer) {
+        return Expr::InList { expr: Box::new(expr.clone()), list, negated };
+    }
+    let (each, joined) = if negated { (BinaryOperator::NotEq, BinaryOperator::And) } else { (BinaryOperator::Eq, BinaryOperator::Or) };
+    let compared = list.into_iter().map(|item| Expr::BinaryOp { left: Box::new(expr.clone()), op: each.clone(), right: Box::new(item) });
+    let all = compared.reduce(|left, right| Expr::BinaryOp { left: Box::new(left), op: joined.clone(), right: Box::new(right) });
+    Expr::Nested(Box::new(all.unwrap_or(Expr::value(Value::Boolean(negated)))))
 }
 
 /// `a BETWEEN b AND c` as two comparisons, each of which takes an integer for a time.
@@ -373,6 +452,8 @@ mod tests {
             ("SELECT date_format('%Y', a)", "SELECT date_format(a, '%Y')"),
             ("SELECT a WHERE a BETWEEN 1 AND 2", "SELECT a WHERE (a >= (1) AND a <= (2))"),
             ("SELECT current_schema()", "SELECT 'doc'"),
+            ("SELECT format('%s - (%s)', a, b)", "SELECT concat('', a, ' - (', b, ')')"),
+            ("SELECT a WHERE a IN (1, 2) AND b NOT IN ('x') AND c = ANY(ARRAY[])", "SELECT a WHERE (a = 1 OR a = 2) AND b NOT IN ('x') AND false"),
         ] {
             let text = rewritten(sql, &[]).statement.to_string();
             assert_eq!(text.replace("TIMESTAMPTZ(6)", "TIMESTAMP(6)TZ"), engines, "{sql}");

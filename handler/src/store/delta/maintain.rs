@@ -30,6 +30,9 @@ const SMALL_PART: usize = 4;
 /// A file younger than this may be one that somebody is still writing.
 const LEAST_FILE_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// A partition's columns with their values, by name.
+type Partition = BTreeMap<String, Option<String>>;
+
 impl Shared {
     pub(super) async fn maintain(self: &Arc<Self>, shutdown: CancellationToken) -> Result<(), StoreError> {
         let mut failure = None;
@@ -91,12 +94,11 @@ impl Shared {
 
     async fn merge_small_files(&self, table: &Table, shutdown: &CancellationToken) -> Result<(), StoreError> {
         let Some(state) = table.state().await? else { return Ok(()) };
-        let mut partitions: BTreeMap<Vec<(String, Option<String>)>, Vec<Arc<DataFile>>> = BTreeMap::new();
+        let mut partitions: BTreeMap<Partition, Vec<Arc<DataFile>>> = BTreeMap::new();
         for file in state.files.values() {
             let small = usize::try_from(file.size).is_ok_and(|size| size < self.options.target_file_bytes / SMALL_PART);
             if small && file.deletion_vector.is_none() {
-                let mut values: Vec<_> = file.partition.clone().into_iter().collect();
-                values.sort_unstable();
+                let values: Partition = file.partition.clone().into_iter().collect();
                 partitions.entry(values).or_default().push(file.clone());
             }
         }
@@ -123,12 +125,7 @@ impl Shared {
     }
 
     /// Puts the rows of some files of one partition into one.
-    async fn merge(
-        &self,
-        table: &Table,
-        values: &[(String, Option<String>)],
-        small: &[Arc<DataFile>],
-    ) -> Result<(), StoreError> {
+    async fn merge(&self, table: &Table, values: &Partition, small: &[Arc<DataFile>]) -> Result<(), StoreError> {
         let Some(state) = table.state().await? else { return Ok(()) };
         let partition_columns = state.metadata.partition_columns().to_vec();
         let columns = table.arrow_schema(&state.schema)?;
@@ -136,11 +133,9 @@ impl Shared {
         let data: Vec<_> =
             columns.fields().iter().filter(|field| !partition_columns.contains(field.name())).cloned().collect();
         let data = Arc::new(Schema::new(data));
-        let value = |name: &str| {
-            values.iter().find(|(column, _)| column == name).and_then(|(_, value)| value.as_deref()).unwrap_or_default()
-        };
+        let value = |name: &str| values.get(name).and_then(Option::as_deref).unwrap_or_default();
         let folder = folder_of(value(X_SOURCE), value(X_SCOPE));
-        let fixed: HashMap<_, _> = values.iter().cloned().collect();
+        let fixed: HashMap<_, _> = values.clone().into_iter().collect();
         let store = table.object_store();
         let mut writer = PartitionWriter::new(
             store.clone(),

@@ -130,12 +130,15 @@ pub struct DeltaStore {
     shared: Arc<Shared>,
 }
 
+type ScopeLock = tokio::sync::Mutex<()>;
+
 struct Shared {
     options: DeltaOptions,
     /// Rooted at the place.
     root: Arc<dyn ObjectStore>,
     tables: Mutex<HashMap<TableName, Arc<Table>>>,
-    scopes: Mutex<HashMap<(TableName, String), Weak<tokio::sync::Mutex<()>>>>,
+    /// Who replaces a scope now: table and application id.
+    scopes: Mutex<HashMap<(TableName, String), Weak<ScopeLock>>>,
     /// What every query's session starts from.
     session: SessionState,
 }

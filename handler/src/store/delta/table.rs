@@ -25,8 +25,8 @@ use deltalake::kernel::{
 };
 use deltalake::logstore::{CommitOrBytes, LogStoreRef, commit_uri_from_version};
 use futures::TryStreamExt as _;
-use object_store::{ObjectStore, ObjectStoreExt as _};
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 
 use super::files::FileError;
 use super::stats;
@@ -172,7 +172,7 @@ impl Table {
                 }
                 // It may be another table by now, or one that the library alone understands.
                 Err(error) => {
-                    tracing::debug!(table = %self.name, error = costream_common::report::one_line(&error), "reading the table anew")
+                    tracing::debug!(table = %self.name, error = costream_common::report::one_line(&error), "reading the table anew");
                 }
             }
         }
@@ -192,10 +192,7 @@ impl Table {
             let Some(entry) = entry else {
                 // No newer one; unless the directory was cleared under our feet.
                 let last = commit_uri_from_version(Some(state.version));
-                self.object_store()
-                    .head(&last)
-                    .await
-                    .map_err(|e| self.failed("read the log of", e))?;
+                self.object_store().head(&last).await.map_err(|e| self.failed("read the log of", e))?;
                 return Ok(());
             };
             let next = Arc::make_mut(state);

@@ -1,17 +1,37 @@
-//! The end: the first signal asks everybody to finish, the second one ends the process.
+//! A program's life: its runtime, the signal that asks it to end, and an end that nobody can
+//! hold up.
+
+use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// The status of a process that a signal ended, as shells show Ctrl-C.
 const ENDED_BY_SIGNAL: i32 = 130;
+/// How long threads that are deep in a computation are waited for, once all else has ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Runs a program's body to its end.
+pub fn run(body: impl Future<Output = ExitCode>) -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(body);
+    runtime.shutdown_timeout(LAST_WORDS);
+    code
+}
 
 /// A token that is cancelled at the first Ctrl-C or SIGTERM. The second one ends the process:
 /// whatever it was about to store is not stored, and nothing that was is lost.
 ///
 /// # Errors
 /// Signals cannot be waited for.
-pub(crate) fn on_signal() -> std::io::Result<CancellationToken> {
+pub fn on_signal() -> std::io::Result<CancellationToken> {
     let token = CancellationToken::new();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::spawn({

@@ -14,7 +14,10 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// The file: a section per role. A role's program names its own section's type and leaves the
 /// others [`IgnoredAny`].
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, bound = "E: Default + DeserializeOwned, S: Default + DeserializeOwned, H: Default + DeserializeOwned")]
+#[serde(
+    deny_unknown_fields,
+    bound = "E: Default + DeserializeOwned, S: Default + DeserializeOwned, H: Default + DeserializeOwned"
+)]
 pub struct File<E = IgnoredAny, S = IgnoredAny, H = IgnoredAny> {
     /// What the exporter reads.
     #[serde(default)]
@@ -83,7 +86,8 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigEr
         let at = error.location();
         let reason = error.to_string();
         // What is wrong with a value does not say whose it is.
-        let key = at.as_ref().and_then(|at| key_before(text, at.line(), at.column())).filter(|key| !reason.contains(*key));
+        let key =
+            at.as_ref().and_then(|at| key_before(text, at.line(), at.column())).filter(|key| !reason.contains(*key));
         ConfigError::Invalid {
             path: path.to_owned(),
             line: at.map(|at| at.line()),
@@ -183,7 +187,8 @@ mod tests {
 
     #[test]
     fn durations_are_read_as_prometheus_writes_them() {
-        for (text, seconds) in [("15s", 15.0), ("250ms", 0.25), ("1h30m", 5400.0), ("1.5h", 5400.0), ("2d", 172_800.0)] {
+        for (text, seconds) in [("15s", 15.0), ("250ms", 0.25), ("1h30m", 5400.0), ("1.5h", 5400.0), ("2d", 172_800.0)]
+        {
             assert_eq!(text.parse(), Ok(Span(Duration::from_secs_f64(seconds))), "{text}");
         }
         for text in ["", "15", "h", "1x", "-1s", "1e9s", "99999999999999999999y"] {

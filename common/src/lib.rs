@@ -3,14 +3,14 @@
 //!
 //! Modules stand in the order in which a row meets them; a module uses only those above it.
 
-pub mod report;
-pub mod money;
-pub mod record;
+pub mod config;
 pub mod exposition;
 pub mod focus;
-pub mod stream;
-pub mod secret;
-pub mod config;
-pub mod telemetry;
-pub mod program;
 pub mod http;
+pub mod money;
+pub mod program;
+pub mod record;
+pub mod report;
+pub mod secret;
+pub mod stream;
+pub mod telemetry;

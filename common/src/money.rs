@@ -68,8 +68,7 @@ impl Amount {
         }
 
         // `place` is the power of ten of the digit at hand; digits below 10^-18 must be zero.
-        let mut place = i64::try_from(whole.len()).map_err(|_| AmountError::TooLarge)? - 1
-            + i64::from(exponent);
+        let mut place = i64::try_from(whole.len()).map_err(|_| AmountError::TooLarge)? - 1 + i64::from(exponent);
         let mut units: i128 = 0;
         let mut too_precise = false;
         let mut too_large = false;
@@ -185,11 +184,7 @@ impl fmt::Display for Amount {
 fn write_decimal(f: &mut fmt::Formatter<'_>, negative: bool, whole: &str, fraction: &str) -> fmt::Result {
     let fraction = fraction.trim_end_matches('0');
     let sign = if negative { "-" } else { "" };
-    if fraction.is_empty() {
-        write!(f, "{sign}{whole}")
-    } else {
-        write!(f, "{sign}{whole}.{fraction}")
-    }
+    if fraction.is_empty() { write!(f, "{sign}{whole}") } else { write!(f, "{sign}{whole}.{fraction}") }
 }
 
 impl FromStr for Amount {
@@ -261,7 +256,10 @@ impl FromStr for Sum {
     fn from_str(text: &str) -> Result<Self, AmountError> {
         let (negative, unsigned) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
         let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
-        if whole.is_empty() || fraction.len() > SCALE_DIGITS || !format!("{whole}{fraction}").bytes().all(|b| b.is_ascii_digit()) {
+        if whole.is_empty()
+            || fraction.len() > SCALE_DIGITS
+            || !format!("{whole}{fraction}").bytes().all(|b| b.is_ascii_digit())
+        {
             return Err(AmountError::NotANumber);
         }
         let sign = if negative { "-" } else { "" };
@@ -294,12 +292,23 @@ mod tests {
     #[test]
     fn amounts_are_read_exactly() {
         for (text, shown) in [
-            ("0", "0"), ("-0", "0"), ("0.00000080000", "0.0000008"), ("-2.16e-07", "-0.000000216"), ("+1.5", "1.5"),
-            (".5", "0.5"), ("5.", "5"), ("1E3", "1000"), ("12e-1", "1.2"), ("0e999999999999", "0"), ("0.0e-30", "0"),
+            ("0", "0"),
+            ("-0", "0"),
+            ("0.00000080000", "0.0000008"),
+            ("-2.16e-07", "-0.000000216"),
+            ("+1.5", "1.5"),
+            (".5", "0.5"),
+            ("5.", "5"),
+            ("1E3", "1000"),
+            ("12e-1", "1.2"),
+            ("0e999999999999", "0"),
+            ("0.0e-30", "0"),
             ("10000000000000000000000e-3", "10000000000000000000"),
             ("12345678901234567890.123456789012345678", "12345678901234567890.123456789012345678"),
-            ("0.000000000000000001", "0.000000000000000001"), ("1.50000000000000000000000000", "1.5"),
-            ("1000000000000000000000e-21", "1"), ("00000000000000000000000000000000000000000000001", "1"),
+            ("0.000000000000000001", "0.000000000000000001"),
+            ("1.50000000000000000000000000", "1.5"),
+            ("1000000000000000000000e-21", "1"),
+            ("00000000000000000000000000000000000000000000001", "1"),
         ] {
             assert_eq!(amount(text).as_deref(), Ok(shown), "{text}");
         }
@@ -308,11 +317,21 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         for (text, error) in [
-            ("0.0000000000000000001", AmountError::TooPrecise), ("1e-19", AmountError::TooPrecise),
-            ("123456789012345678901", AmountError::TooLarge), ("1e20", AmountError::TooLarge), ("1e999999999", AmountError::TooLarge),
-            ("", AmountError::NotANumber), ("-", AmountError::NotANumber), (".", AmountError::NotANumber), ("1e", AmountError::NotANumber),
-            ("1,000", AmountError::NotANumber), (" 1", AmountError::NotANumber), ("NaN", AmountError::NotANumber),
-            ("1.2.3", AmountError::NotANumber), ("1e+-2", AmountError::NotANumber), ("$1", AmountError::NotANumber),
+            ("0.0000000000000000001", AmountError::TooPrecise),
+            ("1e-19", AmountError::TooPrecise),
+            ("123456789012345678901", AmountError::TooLarge),
+            ("1e20", AmountError::TooLarge),
+            ("1e999999999", AmountError::TooLarge),
+            ("", AmountError::NotANumber),
+            ("-", AmountError::NotANumber),
+            (".", AmountError::NotANumber),
+            ("1e", AmountError::NotANumber),
+            ("1,000", AmountError::NotANumber),
+            (" 1", AmountError::NotANumber),
+            ("NaN", AmountError::NotANumber),
+            ("1.2.3", AmountError::NotANumber),
+            ("1e+-2", AmountError::NotANumber),
+            ("$1", AmountError::NotANumber),
         ] {
             assert_eq!(amount(text), Err(error), "{text}");
         }

@@ -14,7 +14,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Decimal128Type, Field, Fields, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{
+    DataType, Decimal128Type, Field, Fields, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType,
+};
 use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -338,13 +340,18 @@ impl Totals {
         let wrong = |name: &str| TotalsError::WrongType(name.to_owned());
         let amounts = |name: &str| match column(name) {
             None => Ok(None),
-            Some(array) if *array.data_type() == ColumnKind::Decimal.data_type() => Ok(Some(array.as_primitive::<Decimal128Type>())),
+            Some(array) if *array.data_type() == ColumnKind::Decimal.data_type() => {
+                Ok(Some(array.as_primitive::<Decimal128Type>()))
+            }
             Some(_) => Err(wrong(name)),
         };
-        let costs = [amounts("BilledCost")?, amounts("EffectiveCost")?, amounts("ListCost")?, amounts("ContractedCost")?];
+        let costs =
+            [amounts("BilledCost")?, amounts("EffectiveCost")?, amounts("ListCost")?, amounts("ContractedCost")?];
         let periods = match column("BillingPeriodStart") {
             None => None,
-            Some(array) => Some(array.as_primitive_opt::<TimestampMicrosecondType>().ok_or_else(|| wrong("BillingPeriodStart"))?),
+            Some(array) => {
+                Some(array.as_primitive_opt::<TimestampMicrosecondType>().ok_or_else(|| wrong("BillingPeriodStart"))?)
+            }
         };
         let currencies = match column("BillingCurrency") {
             None => None,
@@ -409,7 +416,8 @@ impl Totals {
         for (group, expected) in &announced.groups {
             let arrived = self.groups.get(group);
             if arrived != Some(expected) {
-                let arrived = arrived.map_or_else(|| "nothing".to_owned(), |a| format!("{} in {} rows", a.billed, a.rows));
+                let arrived =
+                    arrived.map_or_else(|| "nothing".to_owned(), |a| format!("{} in {} rows", a.billed, a.rows));
                 return Err(TotalsMismatch(format!(
                     "billed {} in {} rows were announced for {:?}, {arrived} arrived",
                     expected.billed, expected.rows, group
@@ -502,7 +510,10 @@ mod tests {
         totals.add_batch(&batch(&[(0, "USD", 10)])).expect("totals");
         assert_eq!(totals.rows(), 4);
         let sums: Vec<_> = totals.groups().map(|(g, t)| (g.currency.clone(), t.billed.to_string())).collect();
-        assert_eq!(sums, [(Some("EUR".into()), "-0.000000000000000005".into()), (Some("USD".into()), "0.000000000000000013".into())]);
+        assert_eq!(
+            sums,
+            [(Some("EUR".into()), "-0.000000000000000005".into()), (Some("USD".into()), "0.000000000000000013".into())]
+        );
         let json = serde_json::to_string(&totals).expect("json");
         assert_eq!(serde_json::from_str::<Totals>(&json).expect("our own json"), totals);
     }

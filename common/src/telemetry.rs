@@ -10,10 +10,24 @@ use tracing_subscriber::EnvFilter;
 #[derive(Args, Clone, Debug)]
 pub struct LogFlags {
     /// Only log messages of this severity or above.
-    #[arg(id = "log.level", long = "log.level", value_name = "LEVEL", default_value = "info", global = true, display_order = 1000)]
+    #[arg(
+        id = "log.level",
+        long = "log.level",
+        value_name = "LEVEL",
+        default_value = "info",
+        global = true,
+        display_order = 1000
+    )]
     pub level: Level,
     /// Output format of log messages.
-    #[arg(id = "log.format", long = "log.format", value_name = "FORMAT", default_value = "logfmt", global = true, display_order = 1001)]
+    #[arg(
+        id = "log.format",
+        long = "log.format",
+        value_name = "FORMAT",
+        default_value = "logfmt",
+        global = true,
+        display_order = 1001
+    )]
     pub format: Format,
 }
 

@@ -108,7 +108,8 @@ impl Program {
     /// # Errors
     /// It does not end in time.
     pub fn terminate(mut self) -> Result<ExitStatus> {
-        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().context("start kill")?;
+        let status =
+            Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().context("start kill")?;
         anyhow::ensure!(status.success(), "kill ended with {status}");
         until(&format!("{} ends", self.name.clone()), || self.child.try_wait().context("ask for its status"))
     }

@@ -42,8 +42,10 @@ pub fn sums_of(bytes: impl Read) -> Result<BTreeMap<(String, String), Sums>> {
     let mut sums = BTreeMap::<_, Sums>::new();
     for record in reader.records() {
         let record = record.context("read a record")?;
-        let field = |at: Option<usize>| at.and_then(|at| record.get(at)).filter(|text| !text.is_empty() && *text != "NULL");
-        let key = (field(period).map(month).transpose()?.unwrap_or_default(), field(currency).unwrap_or_default().to_owned());
+        let field =
+            |at: Option<usize>| at.and_then(|at| record.get(at)).filter(|text| !text.is_empty() && *text != "NULL");
+        let key =
+            (field(period).map(month).transpose()?.unwrap_or_default(), field(currency).unwrap_or_default().to_owned());
         let group = sums.entry(key).or_default();
         group.rows += 1;
         for (sum, cost) in group.costs.iter_mut().zip(costs) {

@@ -26,14 +26,20 @@ fn exporter(rows: u32) -> Result<(tempfile::TempDir, Program, String, PathBuf)> 
     let folder = tempfile::tempdir().context("make a folder")?;
     let report = folder.path().join("report.csv");
     let rows = rows.to_string();
-    let (status, _, errors) = run("costream", folder.path(), &["generate", "--rows", &rows, "--seed", "11", "--out", "report.csv"])?;
+    let (status, _, errors) =
+        run("costream", folder.path(), &["generate", "--rows", &rows, "--seed", "11", "--out", "report.csv"])?;
     ensure!(status == Some(0), "generate ended with {status:?}: {errors}");
     let config = "exporter:\n  spool_dir: spool\n  poll_interval: 1h\n  metrics: {max_series: 500}\n  sources:\n    - path: report.csv\n";
     fs::write(folder.path().join("costream.yaml"), config).context("write the configuration")?;
     let address = free_address()?;
-    let exporter =
-        Program::start("costream-exporter", folder.path(), &["--config.file", "costream.yaml", "--web.listen-address", &address])?;
-    until("the exporter is ready", || Ok(get(&format!("http://{address}/-/ready"))?.filter(|(status, _)| *status == 200)))?;
+    let exporter = Program::start(
+        "costream-exporter",
+        folder.path(),
+        &["--config.file", "costream.yaml", "--web.listen-address", &address],
+    )?;
+    until("the exporter is ready", || {
+        Ok(get(&format!("http://{address}/-/ready"))?.filter(|(status, _)| *status == 200))
+    })?;
     Ok((folder, exporter, address, report))
 }
 

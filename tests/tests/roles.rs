@@ -51,7 +51,8 @@ handler:
 
     let url = format!("http://{handler}");
     let query = |statement: &str| {
-        let (status, rows, errors) = run("costream", folder.path(), &["sql", statement, "--url", &url, "--format", "csv"])?;
+        let (status, rows, errors) =
+            run("costream", folder.path(), &["sql", statement, "--url", &url, "--format", "csv"])?;
         Ok::<_, anyhow::Error>((status == Some(0)).then_some((rows, errors)))
     };
     until("every report is stored", || {
@@ -71,7 +72,8 @@ handler:
         ))?
         .context("the handler answers")?;
         let line = rows.lines().nth(1).context("a row")?;
-        let stored: Vec<BigDecimal> = line.split(',').map(str::parse).collect::<Result<_, _>>().context("read the sums")?;
+        let stored: Vec<BigDecimal> =
+            line.split(',').map(str::parse).collect::<Result<_, _>>().context("read the sums")?;
         ensure!(stored == expected, "{name}: {stored:?} stored of {expected:?}");
     }
     for program in programs {

@@ -133,7 +133,8 @@ impl Listener {
 /// # Errors
 /// The address is unknown or taken, or open to others without a password.
 pub async fn bind(address: &str, web: Option<WebConfig>, exposure: Exposure) -> Result<Listener, ServeError> {
-    let resolved = resolve(address).await.map_err(|source| ServeError::Address { address: address.to_owned(), source })?;
+    let resolved =
+        resolve(address).await.map_err(|source| ServeError::Address { address: address.to_owned(), source })?;
     let loopback = resolved.iter().all(|address| address.ip().is_loopback());
     let authenticates = web.as_ref().is_some_and(WebConfig::authenticates);
     let open = exposure == Exposure::Unauthenticated;
@@ -286,7 +287,10 @@ impl Guard {
                 *slot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(renewed);
             }
             Ok(Err(error)) => {
-                tracing::error!(error = report::one_line(&error), "web configuration changed and is no good; the old one stays");
+                tracing::error!(
+                    error = report::one_line(&error),
+                    "web configuration changed and is no good; the old one stays"
+                );
             }
         }
     }
@@ -449,8 +453,8 @@ mod tests {
 
     use axum::routing::{get, post};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
     use tokio_rustls::TlsConnector;
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
     use super::*;
 
@@ -514,7 +518,10 @@ mod tests {
         let (_dir, web) = web_config("tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n");
         assert!(bind("0.0.0.0:0", Some(web), Exposure::LoopbackOnly).await.is_err(), "TLS alone proves nothing");
         for address in ["nonsense", "127.0.0.1", "127.0.0.1:99999", "no.such.host.invalid:1"] {
-            assert!(matches!(bind(address, None, Exposure::LoopbackOnly).await, Err(ServeError::Address { .. })), "{address}");
+            assert!(
+                matches!(bind(address, None, Exposure::LoopbackOnly).await, Err(ServeError::Address { .. })),
+                "{address}"
+            );
         }
         let taken = bind("127.0.0.1:0", None, Exposure::LoopbackOnly).await.expect("a free port");
         let again = bind(&taken.local_addr().to_string(), None, Exposure::LoopbackOnly).await;
@@ -540,14 +547,19 @@ mod tests {
 
     #[tokio::test]
     async fn passwords_are_asked_for_on_every_request() {
-        let (_dir, web) = web_config(&format!("{}http_server_config: {{headers: {{X-Frame-Options: deny}}}}\n", users()));
+        let (_dir, web) =
+            web_config(&format!("{}http_server_config: {{headers: {{X-Frame-Options: deny}}}}\n", users()));
         let router = Router::new().route("/", get(|user: axum::Extension<User>| async move { user.0.0.clone() }));
         let server = serve_at("127.0.0.1:0", Some(web), Exposure::LoopbackOnly, router).await;
         // ann:secret, ann:wrong
-        for (authorization, status) in
-            [("Basic YW5uOnNlY3JldA==", "200"), ("Basic YW5uOndyb25n", "401"), ("Basic !!!", "401"), ("Bearer x", "401")]
-        {
-            let answer = exchange(server.address, &get_with(&format!("Host: any\r\nAuthorization: {authorization}\r\n"))).await;
+        for (authorization, status) in [
+            ("Basic YW5uOnNlY3JldA==", "200"),
+            ("Basic YW5uOndyb25n", "401"),
+            ("Basic !!!", "401"),
+            ("Bearer x", "401"),
+        ] {
+            let answer =
+                exchange(server.address, &get_with(&format!("Host: any\r\nAuthorization: {authorization}\r\n"))).await;
             assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{authorization}: {answer}");
             assert!(answer.contains("x-frame-options: deny"), "{answer}");
             assert_eq!(answer.contains("www-authenticate: Basic"), status == "401", "{answer}");
@@ -570,7 +582,8 @@ mod tests {
         use rustls_pki_types::pem::PemObject;
         roots.add(rustls_pki_types::CertificateDer::from_pem_slice(CERTIFICATE).expect("PEM")).expect("a certificate");
         let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
-        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
+        let client =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
         let client = client.with_root_certificates(roots).with_no_client_auth();
         let stream = TcpStream::connect(address).await.expect("connected");
         let name = "localhost".try_into().expect("a name");
@@ -595,7 +608,8 @@ mod tests {
         let renewed = format!("basic_auth_users:\n  bob: {}\n", bcrypt::hash("other", 4).expect("a hash"));
         std::fs::write(&path, renewed).expect("written");
         let renewed = web.reload().expect("a good file").expect("a change");
-        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static("Basic YW5uOnNlY3JldA=="))]);
+        let headers =
+            HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static("Basic YW5uOnNlY3JldA=="))]);
         assert_eq!(renewed.verify(&headers).await, Verdict::Refused, "ann is gone");
     }
 

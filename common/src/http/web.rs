@@ -256,7 +256,8 @@ fn digest(user: &str, hash: &str, password: &[u8]) -> [u8; 32] {
 impl Read {
     fn from(path: &Path) -> Result<Self, WebConfigError> {
         let file: File = config::load(path)?;
-        let wrong = |key: &str, reason: String| WebConfigError::Value { path: path.to_owned(), key: key.to_owned(), reason };
+        let wrong =
+            |key: &str, reason: String| WebConfigError::Value { path: path.to_owned(), key: key.to_owned(), reason };
         if file.rate_limit.is_some() {
             return Err(wrong("rate_limit", "is not supported".to_owned()));
         }
@@ -267,8 +268,9 @@ impl Read {
             if user.contains(':') {
                 return Err(wrong(&key(), "a user's name has no colon".to_owned()));
             }
-            let parts: bcrypt::HashParts =
-                hash.parse().map_err(|_| wrong(&key(), "is no bcrypt hash (htpasswd -nBC 10 NAME makes one)".to_owned()))?;
+            let parts: bcrypt::HashParts = hash
+                .parse()
+                .map_err(|_| wrong(&key(), "is no bcrypt hash (htpasswd -nBC 10 NAME makes one)".to_owned()))?;
             cost = cost.max(Some(parts.get_cost()));
         }
         let mut headers = HeaderMap::new();

@@ -104,7 +104,9 @@ impl Selection {
         });
         let everything = selection.source.is_none() && selection.scope.is_none();
         if selected.is_empty() && !everything {
-            return Err((StatusCode::NOT_FOUND, "there is no snapshot of that source and scope\n").into_response().into());
+            return Err((StatusCode::NOT_FOUND, "there is no snapshot of that source and scope\n")
+                .into_response()
+                .into());
         }
         Ok(selected)
     }

@@ -1,15 +1,16 @@
 //! The handler: stores, the way into them, and the one SQL door. A library first: the
 //! all-in-one binary and the scraper call it in process; the server around it is [`api`].
 //!
-//! Modules stand in the order in which a row meets them; a module uses only those above it.
+//! A row meets [`ident`], [`store`], [`ingest`], [`sql`], [`upload`] and [`api`] in this order; a
+//! module uses only those before it.
 
+pub mod api;
+pub mod config;
 pub mod ident;
-pub mod store;
 pub mod ingest;
 pub mod sql;
-pub mod config;
+pub mod store;
 pub mod upload;
-pub mod api;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -109,7 +109,8 @@ impl Upload {
     /// It announces other snapshots only, or what cannot be read.
     pub(crate) fn announced(&self, key: &ScopeKey, snapshot: SnapshotId) -> Result<Option<Totals>, UploadError> {
         let Some(json) = self.schema.metadata().get(SNAPSHOTS_METADATA) else { return Ok(None) };
-        let snapshots: Vec<Snapshot> = serde_json::from_str(json).map_err(|error| UploadError::Announced(error.to_string()))?;
+        let snapshots: Vec<Snapshot> =
+            serde_json::from_str(json).map_err(|error| UploadError::Announced(error.to_string()))?;
         match snapshots.into_iter().find(|announced| announced.key == *key && announced.snapshot == snapshot) {
             Some(announced) => Ok(Some(announced.totals)),
             None => Err(UploadError::Announced(format!("snapshot {snapshot} of {key} is not among them"))),
@@ -192,7 +193,8 @@ mod tests {
     }
 
     async fn rows_in(bytes: &[u8], chunk: usize) -> Result<usize, String> {
-        let chunks: Vec<_> = bytes.chunks(chunk).map(|chunk| Ok::<_, std::io::Error>(Bytes::copy_from_slice(chunk))).collect();
+        let chunks: Vec<_> =
+            bytes.chunks(chunk).map(|chunk| Ok::<_, std::io::Error>(Bytes::copy_from_slice(chunk))).collect();
         let body = Incoming::new(Body::from_stream(stream::iter(chunks)));
         let upload = Upload::open(body).await.map_err(|error| error.to_string())?;
         assert_eq!(upload.schema.fields().len(), 1);

@@ -3,8 +3,10 @@
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Decimal128Array, Int64Array, MapBuilder, MapFieldNames, RecordBatch, StringArray, StringBuilder};
 use arrow::array::TimestampMicrosecondArray;
+use arrow::array::{
+    ArrayRef, Decimal128Array, Int64Array, MapBuilder, MapFieldNames, RecordBatch, StringArray, StringBuilder,
+};
 use arrow::datatypes::Schema;
 use costream_common::money::{Amount, PRECISION, SCALE};
 use costream_common::record::{ColumnKind, ScopeKey, ScopeName, SourceName, row_field};
@@ -60,8 +62,11 @@ async fn served() -> anyhow::Result<(String, impl Drop)> {
     Ok((url, guard))
 }
 
+/// Service, cost and tags.
+type Charge = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
 fn charges() -> anyhow::Result<RecordBatch> {
-    let rows: [(&str, &str, &[(&str, &str)]); 3] = [
+    let rows: [Charge; 3] = [
         ("compute", "12345678901234567890.123456789012345678", &[("org", "test")]),
         ("storage", "1.5", &[]),
         ("compute", "0.25", &[("org", "prod"), ("a b", "x")]),

@@ -605,6 +605,7 @@ mod tests {
         assert!(web.reload().expect("nothing changed").is_none());
         std::fs::write(&path, "basic_auth_users: {ann: broken}\n").expect("written");
         assert!(web.reload().is_err());
+        assert!(web.reload().expect("told once").is_none());
         let renewed = format!("basic_auth_users:\n  bob: {}\n", bcrypt::hash("other", 4).expect("a hash"));
         std::fs::write(&path, renewed).expect("written");
         let renewed = web.reload().expect("a good file").expect("a change");

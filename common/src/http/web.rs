@@ -70,7 +70,8 @@ pub enum WebConfigError {
 pub struct WebConfig {
     path: PathBuf,
     read: Read,
-    stamps: Vec<Stamp>,
+    /// The files as they were when last looked at, good or not.
+    seen: Mutex<Vec<Stamp>>,
     doors: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     verified: Arc<Mutex<HashSet<[u8; 32]>>>,
@@ -153,7 +154,7 @@ impl WebConfig {
         let read = Read::from(path)?;
         Ok(Self {
             path: path.to_owned(),
-            stamps: read.stamps(),
+            seen: Mutex::new(read.stamps()),
             read,
             doors: Arc::new(Semaphore::new(CONCURRENT_CHECKS)),
             waiting: Arc::new(Semaphore::new(CONCURRENT_CHECKS + WAITING_CHECKS)),
@@ -162,19 +163,21 @@ impl WebConfig {
     }
 
     /// Reads the files again when one of them changed, and says what came of it: the new
-    /// configuration, or nothing when nothing changed. The old one stays good after an error.
-    /// Blocks on file IO.
+    /// configuration, or nothing when nothing changed. The old one stays good after an error,
+    /// which is told once. Blocks on file IO.
     ///
     /// # Errors
     /// As [`WebConfig::load`].
     pub fn reload(&self) -> Result<Option<Self>, WebConfigError> {
-        if self.read.stamps() == self.stamps {
+        // Taken before the files are read: what changes meanwhile is seen the next time.
+        let stamps = self.read.stamps();
+        if std::mem::replace(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner), stamps.clone()) == stamps {
             return Ok(None);
         }
         let read = Read::from(&self.path)?;
         Ok(Some(Self {
             path: self.path.clone(),
-            stamps: read.stamps(),
+            seen: Mutex::new(if read.files == self.read.files { stamps } else { read.stamps() }),
             read,
             doors: Arc::clone(&self.doors),
             waiting: Arc::clone(&self.waiting),

@@ -43,7 +43,9 @@ impl Arg {
             Some(b't') => Ok(Self::Boolean(true)),
             Some(b'f') => Ok(Self::Boolean(false)),
             Some(b'"') => serde_json::from_str(text).map(Self::Text).map_err(broken),
-            Some(b'[') if depth == 0 => Err(SqlError::Invalid("an argument's arrays stand too deep in each other".to_owned())),
+            Some(b'[') if depth == 0 => {
+                Err(SqlError::Invalid("an argument's arrays stand too deep in each other".to_owned()))
+            }
             Some(b'[') => {
                 let items: Vec<&RawValue> = serde_json::from_str(text).map_err(broken)?;
                 items.into_iter().map(|item| Self::read(item, depth - 1)).collect::<Result<_, _>>().map(Self::Array)

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int16Array, Int32Array, Int64Array, RecordBatch, StringArray, StructArray};
+use arrow::array::{
+    ArrayRef, BooleanArray, Float64Array, Int16Array, Int32Array, Int64Array, RecordBatch, StringArray, StructArray,
+};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::error::ArrowError;
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
@@ -20,10 +22,12 @@ pub const NODE: &str = "costream";
 /// The system's schemas, by name.
 pub(super) const SCHEMAS: [&str; 3] = ["information_schema", "sys", "pg_catalog"];
 
+/// A schema and its name.
+type Named = (&'static str, Arc<dyn SchemaProvider>);
 type Columns = Vec<(&'static str, ArrayRef)>;
 
 /// Builds the system's schemas.
-pub(super) fn schemas(tables: &[TableInfo], user: &str) -> Result<Vec<(&'static str, Arc<dyn SchemaProvider>)>, DataFusionError> {
+pub(super) fn schemas(tables: &[TableInfo], user: &str) -> Result<Vec<Named>, DataFusionError> {
     let schema = |name: &'static str, tables: Vec<(&str, Columns)>| {
         let provider = MemorySchemaProvider::new();
         for (table, columns) in tables {
@@ -66,17 +70,19 @@ pub(super) fn schemas(tables: &[TableInfo], user: &str) -> Result<Vec<(&'static 
                 ),
                 (
                     "views",
-                    vec![("table_catalog", texts([])), ("table_schema", texts([])), ("table_name", texts([])), ("view_definition", texts([]))],
+                    vec![
+                        ("table_catalog", texts([])),
+                        ("table_schema", texts([])),
+                        ("table_name", texts([])),
+                        ("view_definition", texts([])),
+                    ],
                 ),
             ],
         )?,
         schema(
             "sys",
             vec![
-                (
-                    "cluster",
-                    vec![("id", texts([NODE])), ("name", texts([NODE])), ("master_node", texts([NODE]))],
-                ),
+                ("cluster", vec![("id", texts([NODE])), ("name", texts([NODE])), ("master_node", texts([NODE]))]),
                 ("nodes", nodes()?),
                 ("checks", checks(false)),
                 ("node_checks", checks(true)),
@@ -105,7 +111,10 @@ pub(super) fn schemas(tables: &[TableInfo], user: &str) -> Result<Vec<(&'static 
                 ("users", vec![("name", texts([user])), ("superuser", Arc::new(BooleanArray::from(vec![false])))]),
             ],
         )?,
-        schema("pg_catalog", vec![("pg_get_keywords", vec![("word", texts([])), ("catcode", texts([])), ("catdesc", texts([]))])])?,
+        schema(
+            "pg_catalog",
+            vec![("pg_get_keywords", vec![("word", texts([])), ("catcode", texts([])), ("catdesc", texts([]))])],
+        )?,
     ])
 }
 
@@ -175,7 +184,9 @@ fn type_name(data_type: &DataType) -> &'static str {
 
 fn nodes() -> Result<Columns, ArrowError> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| i32::try_from(cores.get()).unwrap_or(i32::MAX));
-    let object = |fields: Vec<(&str, ArrayRef)>| -> Result<ArrayRef, ArrowError> { Ok(Arc::new(StructArray::try_from(fields)?)) };
+    let object = |fields: Vec<(&str, ArrayRef)>| -> Result<ArrayRef, ArrowError> {
+        Ok(Arc::new(StructArray::try_from(fields)?))
+    };
     Ok(vec![
         ("id", texts([NODE])),
         ("name", texts([NODE])),

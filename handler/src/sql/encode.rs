@@ -5,13 +5,13 @@
 use std::io::Write as _;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float32Array, Float64Array, Int64Array, ListArray, MapArray, StringArray, StructArray,
-    UInt64Array,
+    Array, ArrayRef, AsArray, BooleanArray, Float32Array, Float64Array, Int64Array, ListArray, MapArray, StringArray,
+    StructArray, UInt64Array,
 };
 use arrow::compute::cast;
 use arrow::datatypes::{
-    DataType, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType,
-    IntervalUnit, TimeUnit, UInt64Type,
+    DataType, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int64Type, IntervalMonthDayNano,
+    IntervalMonthDayNanoType, IntervalUnit, TimeUnit, UInt64Type,
 };
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
@@ -90,10 +90,16 @@ impl Cells {
             DataType::Null => Self::Nulls,
             DataType::Boolean => Self::Boolean(array.as_boolean().clone()),
             DataType::UInt64 => Self::Unsigned(array.as_primitive::<UInt64Type>().clone()),
-            integer if integer.is_integer() => Self::Signed(cast(array, &DataType::Int64)?.as_primitive::<Int64Type>().clone()),
-            DataType::Float16 | DataType::Float32 => Self::Single(cast(array, &DataType::Float32)?.as_primitive::<Float32Type>().clone()),
+            integer if integer.is_integer() => {
+                Self::Signed(cast(array, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
+            }
+            DataType::Float16 | DataType::Float32 => {
+                Self::Single(cast(array, &DataType::Float32)?.as_primitive::<Float32Type>().clone())
+            }
             DataType::Float64 => Self::Double(array.as_primitive::<Float64Type>().clone()),
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Self::Text(cast(array, &DataType::Utf8)?.as_string::<i32>().clone()),
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
+                Self::Text(cast(array, &DataType::Utf8)?.as_string::<i32>().clone())
+            }
             DataType::Dictionary(_, value) => Self::of(&cast(array, value)?)?,
             DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => {
                 let wide = cast(array, &DataType::Decimal128(*precision, *scale))?;
@@ -109,7 +115,9 @@ impl Cells {
                 let millis = cast(&cast(array, &DataType::Date64)?, &DataType::Int64)?;
                 Self::Signed(millis.as_primitive::<Int64Type>().clone())
             }
-            DataType::Interval(IntervalUnit::MonthDayNano) => Self::Interval(array.as_primitive::<IntervalMonthDayNanoType>().clone()),
+            DataType::Interval(IntervalUnit::MonthDayNano) => {
+                Self::Interval(array.as_primitive::<IntervalMonthDayNanoType>().clone())
+            }
             DataType::Map(..) => {
                 let map = array.as_map().clone();
                 let (keys, values) = (Self::of(map.keys())?, Self::of(map.values())?);
@@ -127,7 +135,9 @@ impl Cells {
                 let items = Self::of(list.values())?;
                 Self::List(list, Box::new(items))
             }
-            DataType::LargeList(item) | DataType::FixedSizeList(item, _) => Self::of(&cast(array, &DataType::List(item.clone()))?)?,
+            DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+                Self::of(&cast(array, &DataType::List(item.clone()))?)?
+            }
             _ => Self::Other(array.clone()),
         })
     }
@@ -305,7 +315,14 @@ mod tests {
 
     #[test]
     fn a_decimal_goes_out_with_every_digit_and_no_exponent() {
-        let units = [Some(0), Some(1), Some(-1), Some(100_000_000_000_000_000), Some(12345678901234567890123456789012345678), None];
+        let units = [
+            Some(0),
+            Some(1),
+            Some(-1),
+            Some(100_000_000_000_000_000),
+            Some(12345678901234567890123456789012345678),
+            None,
+        ];
         let array = Decimal128Array::from_iter(units).with_precision_and_scale(38, 18).expect("a decimal");
         assert_eq!(
             shown(array),
@@ -321,7 +338,10 @@ mod tests {
     fn times_go_out_as_milliseconds_and_what_is_no_number_as_text() {
         let times = TimestampMicrosecondArray::from(vec![Some(1_793_491_200_000_999), None]).with_timezone("UTC");
         assert_eq!(shown(times), "[1793491200000],[null]");
-        assert_eq!(shown(Float64Array::from(vec![1.5, f64::NAN, f64::NEG_INFINITY])), "[1.5],[\"NaN\"],[\"-Infinity\"]");
+        assert_eq!(
+            shown(Float64Array::from(vec![1.5, f64::NAN, f64::NEG_INFINITY])),
+            "[1.5],[\"NaN\"],[\"-Infinity\"]"
+        );
         assert_eq!(shown(StringArray::from(vec!["a\"\n\u{1F600}"])), "[\"a\\\"\\n\u{1F600}\"]");
     }
 

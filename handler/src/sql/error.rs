@@ -130,7 +130,9 @@ impl From<DataFusionError> for SqlError {
         match error {
             E::Context(_, inner) | E::Diagnostic(_, inner) => (*inner).into(),
             E::Shared(inner) => Self::shared(&inner),
-            E::Collection(errors) => errors.into_iter().next().map_or_else(|| Self::Engine("failed".to_owned()), Into::into),
+            E::Collection(errors) => {
+                errors.into_iter().next().map_or_else(|| Self::Engine("failed".to_owned()), Into::into)
+            }
             E::External(inner) => match inner.downcast::<StoreError>() {
                 Ok(store) => (*store).into(),
                 Err(inner) => match inner.downcast::<E>() {

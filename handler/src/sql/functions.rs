@@ -30,8 +30,12 @@ impl ExprPlanner for Times {
             (false, true) => (as_time(l, &left, &right), r),
             // The engine would compare in the finer unit, in which not every time can be said.
             (true, true) => match (&left, &right) {
-                (DataType::Timestamp(TimeUnit::Microsecond, _), DataType::Timestamp(TimeUnit::Nanosecond, _)) => (l, cast(r, left)),
-                (DataType::Timestamp(TimeUnit::Nanosecond, _), DataType::Timestamp(TimeUnit::Microsecond, _)) => (cast(l, right), r),
+                (DataType::Timestamp(TimeUnit::Microsecond, _), DataType::Timestamp(TimeUnit::Nanosecond, _)) => {
+                    (l, cast(r, left))
+                }
+                (DataType::Timestamp(TimeUnit::Nanosecond, _), DataType::Timestamp(TimeUnit::Microsecond, _)) => {
+                    (cast(l, right), r)
+                }
                 _ => (l, r),
             },
             (false, false) => (l, r),
@@ -51,7 +55,9 @@ fn as_time(expr: Expr, data_type: &DataType, time: &DataType) -> Expr {
         cast(cast(cast(expr, DataType::Int64), DataType::Timestamp(TimeUnit::Millisecond, zone.clone())), time.clone())
     };
     match &expr {
-        Expr::Literal(ScalarValue::Utf8(Some(text)), _) if text.len() > 4 && text.bytes().all(|b| b.is_ascii_digit()) => {
+        Expr::Literal(ScalarValue::Utf8(Some(text)), _)
+            if text.len() > 4 && text.bytes().all(|b| b.is_ascii_digit()) =>
+        {
             match text.parse::<i64>() {
                 Ok(number) => millis(lit(number)),
                 Err(_) => expr,

@@ -46,7 +46,8 @@ impl Request {
         if body.iter().all(u8::is_ascii_whitespace) {
             return Err(source("Missing request body"));
         }
-        let json: Json<'_> = serde_json::from_slice(body).map_err(|error| source(&format!("Can't parse the request: {error}")))?;
+        let json: Json<'_> =
+            serde_json::from_slice(body).map_err(|error| source(&format!("Can't parse the request: {error}")))?;
         let statement = json.stmt.ok_or_else(|| source("Field [stmt] was not defined"))?;
         if given(json.args) && given(json.bulk_args) {
             return Err(source("request body contains args and bulk_args. It's forbidden to provide both"));
@@ -54,11 +55,14 @@ impl Request {
         if given(json.bulk_args) {
             // What writes is told so; for the rest CrateDB has no bulk form either.
             super::parse::parse(&statement)?;
-            return Err(SqlError::Unsupported("Bulk operations for statements that return result sets is not supported".to_owned()));
+            return Err(SqlError::Unsupported(
+                "Bulk operations for statements that return result sets is not supported".to_owned(),
+            ));
         }
         let args = match json.args {
             Some(raw) if given(Some(raw)) => {
-                let args: Vec<&RawValue> = serde_json::from_str(raw.get()).map_err(|_| source("Field [args] has no array"))?;
+                let args: Vec<&RawValue> =
+                    serde_json::from_str(raw.get()).map_err(|_| source("Field [args] has no array"))?;
                 args.into_iter().map(Arg::from_json).collect::<Result<_, _>>()?
             }
             _ => Vec::new(),

@@ -44,7 +44,9 @@ impl PhysicalOptimizerRule for Interruptible {
         let interruptible = plan.transform_up(|plan| {
             let join: Arc<dyn ExecutionPlan> = if let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() {
                 match join.filter() {
-                    Some(filter) => Arc::new(NestedLoopJoinExecBuilder::from(join).with_filter(Some(self.guarded(filter))).build()?),
+                    Some(filter) => {
+                        Arc::new(NestedLoopJoinExecBuilder::from(join).with_filter(Some(self.guarded(filter))).build()?)
+                    }
                     None => plan,
                 }
             } else if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
@@ -149,7 +151,9 @@ impl Workers {
 
     /// The threads; nothing when the system gives none.
     pub(super) fn runtime(&self) -> Option<&Runtime> {
-        let start = || Builder::new_multi_thread().worker_threads(self.threads).thread_name("statements").enable_all().build().ok();
+        let start = || {
+            Builder::new_multi_thread().worker_threads(self.threads).thread_name("statements").enable_all().build().ok()
+        };
         self.runtime.get_or_init(start).as_ref()
     }
 }

@@ -45,8 +45,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use self::args::Arg;
 pub use self::catalog::NODE;
 pub use self::error::SqlError;
-pub use self::parse::MAX_STATEMENT_BYTES;
 use self::interrupt::{Interruptible, Workers};
+pub use self::parse::MAX_STATEMENT_BYTES;
 use self::rewrite::{Rewritten, Session, version_schema};
 use crate::store::{Query, StoreRead};
 use costream_common::config::Span;
@@ -87,7 +87,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_rows: 10_000_000, timeout: Span(Duration::from_secs(300)), max_memory_bytes: 512 << 20, concurrency: 4 }
+        Self {
+            max_rows: 10_000_000,
+            timeout: Span(Duration::from_secs(300)),
+            max_memory_bytes: 512 << 20,
+            concurrency: 4,
+        }
     }
 }
 
@@ -236,7 +241,17 @@ impl Engine {
         let head = tokio::time::timeout_at(deadline, head).await.map_err(|_| SqlError::Time(timeout))?;
         let (columns, schema) = head.map_err(|_| broke_off())??;
         let columns = columns.unwrap_or_else(|| schema.fields().iter().map(|field| field.name().clone()).collect());
-        Ok(Rows { schema, columns, batches, deadline, timeout, max_rows: self.limits.max_rows, rows: 0, ended: false, _wanted: wanted })
+        Ok(Rows {
+            schema,
+            columns,
+            batches,
+            deadline,
+            timeout,
+            max_rows: self.limits.max_rows,
+            rows: 0,
+            ended: false,
+            _wanted: wanted,
+        })
     }
 }
 
@@ -262,7 +277,8 @@ async fn stream(
         return Ok((columns, store.query(query).await?));
     };
     let context = prepared(&base, &session, stop)?;
-    let catalog = context.catalog(CATALOG).ok_or_else(|| SqlError::Engine("the store's session has no catalog".to_owned()))?;
+    let catalog =
+        context.catalog(CATALOG).ok_or_else(|| SqlError::Engine("the store's session has no catalog".to_owned()))?;
     if system {
         for (name, schema) in catalog::schemas(&store.tables().await?, &session.user)? {
             catalog.register_schema(name, schema)?;
@@ -311,7 +327,9 @@ fn prepared(base: &SessionContext, session: &Session, stop: &CancellationToken) 
     let mut context = SessionContext::new_with_state(state);
     context.register_expr_planner(Arc::new(functions::Times))?;
     // They make an array of any length in one value, which no limit of ours sees.
-    for function in ["range", "generate_series", "gen_series", "array_resize", "list_resize", "array_repeat", "list_repeat"] {
+    for function in
+        ["range", "generate_series", "gen_series", "array_resize", "list_resize", "array_repeat", "list_repeat"]
+    {
         context.deregister_udf(function);
     }
     Ok(context)
@@ -350,7 +368,8 @@ fn check_names(
 
 /// The time that an expression without columns says.
 async fn constant_time(context: &SessionContext, time: Expr) -> Result<DateTime<Utc>, SqlError> {
-    let wrong = || SqlError::Invalid("FOR SYSTEM_TIME AS OF takes a time such as TIMESTAMP '2026-01-31T12:00:00Z'".to_owned());
+    let wrong =
+        || SqlError::Invalid("FOR SYSTEM_TIME AS OF takes a time such as TIMESTAMP '2026-01-31T12:00:00Z'".to_owned());
     let state = context.state();
     let empty = LogicalPlanBuilder::empty(true);
     let expr = state.create_logical_expr_from_sql_expr(

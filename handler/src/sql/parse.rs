@@ -83,11 +83,12 @@ impl Dialect for CrateDialect {
 /// The text is no statement, more than one, or one that is not taken.
 pub(super) fn parse(text: &str) -> Result<Statement, SqlError> {
     if text.len() > MAX_STATEMENT_BYTES {
-        return Err(SqlError::Syntax(format!("the statement is longer than {MAX_STATEMENT_BYTES} bytes: use arguments")));
+        return Err(SqlError::Syntax(format!(
+            "the statement is longer than {MAX_STATEMENT_BYTES} bytes: use arguments"
+        )));
     }
     let syntax = |error: &dyn std::fmt::Display| SqlError::Syntax(error.to_string());
-    let mut tokens =
-        Tokenizer::new(&CrateDialect, text).tokenize_with_location().map_err(|error| syntax(&error))?;
+    let mut tokens = Tokenizer::new(&CrateDialect, text).tokenize_with_location().map_err(|error| syntax(&error))?;
     number_arguments(&mut tokens)?;
     bound_depth(&tokens)?;
     let first = tokens.iter().find_map(|token| match &token.token {
@@ -113,7 +114,8 @@ fn number_arguments(tokens: &mut [TokenWithSpan]) -> Result<(), SqlError> {
         if name == "?" {
             number += 1;
             *name = format!("${number}");
-        } else if name.strip_prefix('$').and_then(|number| number.parse::<u16>().ok()).is_none_or(|number| number == 0) {
+        } else if name.strip_prefix('$').and_then(|number| number.parse::<u16>().ok()).is_none_or(|number| number == 0)
+        {
             return Err(SqlError::Syntax(format!("{name} is no argument: ? or $1 is")));
         }
     }
@@ -126,8 +128,16 @@ fn bound_depth(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
     let deepens = |token: &TokenWithSpan| match &token.token {
         Token::Word(word) => matches!(
             word.keyword,
-            Keyword::AND | Keyword::OR | Keyword::NOT | Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT | Keyword::IS
-                | Keyword::JOIN | Keyword::COLLATE | Keyword::AT
+            Keyword::AND
+                | Keyword::OR
+                | Keyword::NOT
+                | Keyword::UNION
+                | Keyword::EXCEPT
+                | Keyword::INTERSECT
+                | Keyword::IS
+                | Keyword::JOIN
+                | Keyword::COLLATE
+                | Keyword::AT
         ),
         Token::Number(..)
         | Token::SingleQuotedString(_)
@@ -143,7 +153,9 @@ fn bound_depth(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
         _ => true,
     };
     if tokens.iter().filter(|token| deepens(token)).count() > MAX_OPERATORS {
-        return Err(SqlError::Syntax(format!("more than {MAX_OPERATORS} operators in one statement: use IN or = ANY(?)")));
+        return Err(SqlError::Syntax(format!(
+            "more than {MAX_OPERATORS} operators in one statement: use IN or = ANY(?)"
+        )));
     }
     Ok(())
 }
@@ -156,11 +168,10 @@ fn refused_by_its_verb(verb: Option<&str>) -> Option<SqlError> {
         | "OPTIMIZE" | "ANALYZE" | "GRANT" | "REVOKE" | "DENY" | "RESTORE" | "KILL" | "SWAP" => {
             Some(SqlError::Write(verb.to_owned()))
         }
-        "COPY" | "SET" | "RESET" | "BEGIN" | "START" | "COMMIT" | "END" | "ROLLBACK" | "DECLARE" | "FETCH" | "CLOSE"
-        | "PREPARE" | "EXECUTE" | "DEALLOCATE" | "DISCARD" | "DESCRIBE" | "DESC" | "USE" | "CALL" | "ATTACH" | "LOAD"
-        | "INSTALL" | "UNLOAD" | "VACUUM" | "PRAGMA" | "CACHE" | "EXPORT" | "IMPORT" | "LISTEN" | "NOTIFY" => {
-            Some(SqlError::Unsupported(format!("{verb} is not taken here")))
-        }
+        "COPY" | "SET" | "RESET" | "BEGIN" | "START" | "COMMIT" | "END" | "ROLLBACK" | "DECLARE" | "FETCH"
+        | "CLOSE" | "PREPARE" | "EXECUTE" | "DEALLOCATE" | "DISCARD" | "DESCRIBE" | "DESC" | "USE" | "CALL"
+        | "ATTACH" | "LOAD" | "INSTALL" | "UNLOAD" | "VACUUM" | "PRAGMA" | "CACHE" | "EXPORT" | "IMPORT" | "LISTEN"
+        | "NOTIFY" => Some(SqlError::Unsupported(format!("{verb} is not taken here"))),
         _ => None,
     }
 }
@@ -184,9 +195,12 @@ fn admit(statement: Statement, verb: &str) -> Result<Statement, SqlError> {
         },
         Statement::ShowTables { show_options, .. } => show("table_name", "tables", "table_schema", &show_options),
         Statement::ShowSchemas { show_options, .. } => show("schema_name", "schemata", "schema_name", &show_options),
-        Statement::ShowColumns { show_options, .. } => show("column_name, data_type", "columns", "table_name", &show_options),
-        _ => Err(refused_by_its_verb(Some(verb))
-            .unwrap_or_else(|| SqlError::Unsupported(format!("{verb} is not taken here: SELECT, VALUES, SHOW and EXPLAIN are")))),
+        Statement::ShowColumns { show_options, .. } => {
+            show("column_name, data_type", "columns", "table_name", &show_options)
+        }
+        _ => Err(refused_by_its_verb(Some(verb)).unwrap_or_else(|| {
+            SqlError::Unsupported(format!("{verb} is not taken here: SELECT, VALUES, SHOW and EXPLAIN are"))
+        })),
     }
 }
 
@@ -205,27 +219,36 @@ fn plain_explain(query: Box<Query>) -> Statement {
 
 /// `SHOW ...` as the query on `information_schema` that it stands for.
 fn show(columns: &str, from: &str, within: &str, options: &ShowStatementOptions) -> Result<Statement, SqlError> {
-    let literal = |text: &str| Expr::value(datafusion::sql::sqlparser::ast::Value::SingleQuotedString(text.to_owned())).to_string();
+    let literal = |text: &str| {
+        Expr::value(datafusion::sql::sqlparser::ast::Value::SingleQuotedString(text.to_owned())).to_string()
+    };
     let mut conditions = Vec::new();
     match options.show_in.as_ref().and_then(|place| place.parent_name.as_ref()) {
         Some(name) => {
             let name = name.0.last().and_then(|part| part.as_ident());
-            let name = name.map(|ident| if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() });
+            let name =
+                name.map(
+                    |ident| if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() },
+                );
             conditions.push(format!("{within} = {}", literal(&name.unwrap_or_default())));
         }
-        None if from == "tables" => conditions.push("table_schema NOT IN ('information_schema', 'sys', 'pg_catalog')".to_owned()),
+        None if from == "tables" => {
+            conditions.push("table_schema NOT IN ('information_schema', 'sys', 'pg_catalog')".to_owned());
+        }
         None => {}
     }
     match &options.filter_position {
-        Some(ShowStatementFilterPosition::Infix(filter) | ShowStatementFilterPosition::Suffix(filter)) => match filter {
-            ShowStatementFilter::Like(pattern) | ShowStatementFilter::NoKeyword(pattern) => {
-                let column = columns.split(',').next().unwrap_or(columns);
-                conditions.push(format!("{column} LIKE {}", literal(pattern)));
+        Some(ShowStatementFilterPosition::Infix(filter) | ShowStatementFilterPosition::Suffix(filter)) => {
+            match filter {
+                ShowStatementFilter::Like(pattern) | ShowStatementFilter::NoKeyword(pattern) => {
+                    let column = columns.split(',').next().unwrap_or(columns);
+                    conditions.push(format!("{column} LIKE {}", literal(pattern)));
+                }
+                ShowStatementFilter::ILike(_) | ShowStatementFilter::Where(_) => {
+                    return Err(SqlError::Unsupported("SHOW takes LIKE alone".to_owned()));
+                }
             }
-            ShowStatementFilter::ILike(_) | ShowStatementFilter::Where(_) => {
-                return Err(SqlError::Unsupported("SHOW takes LIKE alone".to_owned()));
-            }
-        },
+        }
         None => {}
     }
     let conditions = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
@@ -244,7 +267,11 @@ struct Reads;
 
 impl Reads {
     fn expect(holds: bool, what: &str) -> ControlFlow<SqlError> {
-        if holds { ControlFlow::Continue(()) } else { ControlFlow::Break(SqlError::Unsupported(format!("{what} is not taken here"))) }
+        if holds {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(SqlError::Unsupported(format!("{what} is not taken here")))
+        }
     }
 }
 
@@ -290,10 +317,21 @@ impl Visitor for Reads {
         match factor {
             TableFactor::Table { args: Some(_), name, .. } => {
                 let known = ["generate_series", "unnest", "pg_get_keywords", "pg_catalog.pg_get_keywords"];
-                Self::expect(known.contains(&name.to_string().to_lowercase().as_str()), &format!("table function {name}"))
+                Self::expect(
+                    known.contains(&name.to_string().to_lowercase().as_str()),
+                    &format!("table function {name}"),
+                )
             }
             TableFactor::Table {
-                args: None, with_hints, version, with_ordinality, partitions, json_path, sample, index_hints, ..
+                args: None,
+                with_hints,
+                version,
+                with_ordinality,
+                partitions,
+                json_path,
+                sample,
+                index_hints,
+                ..
             } => {
                 Self::expect(
                     matches!(version, None | Some(TableVersion::ForSystemTimeAsOf(_) | TableVersion::TimestampAsOf(_))),
@@ -322,10 +360,15 @@ impl Visitor for Reads {
             return ControlFlow::Continue(());
         }
         let length = match &function.args {
-            FunctionArguments::List(list) => list.args.get(1).and_then(|length| length.to_string().parse::<usize>().ok()),
+            FunctionArguments::List(list) => {
+                list.args.get(1).and_then(|length| length.to_string().parse::<usize>().ok())
+            }
             _ => None,
         };
-        Self::expect(length.is_some_and(|length| length <= MAX_PADDED), &format!("{name} beyond a literal {MAX_PADDED}"))
+        Self::expect(
+            length.is_some_and(|length| length <= MAX_PADDED),
+            &format!("{name} beyond a literal {MAX_PADDED}"),
+        )
     }
 }
 
@@ -411,7 +454,8 @@ mod tests {
 
     #[test]
     fn what_is_no_statement_is_a_syntax_error() {
-        for text in ["", ";", "SELEC 1", "SELECT 1; SELECT 2", "SELECT 'open", "SELECT $0", "SELECT ?1", "SELECT $name"] {
+        for text in ["", ";", "SELEC 1", "SELECT 1; SELECT 2", "SELECT 'open", "SELECT $0", "SELECT ?1", "SELECT $name"]
+        {
             assert_eq!(code(text), 4000, "{text}");
         }
     }

@@ -7,9 +7,9 @@ use std::ops::ControlFlow;
 
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, Array, BinaryOperator, DataType, ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
-    Ident, ObjectName, ObjectNamePart, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableVersion,
-    TimezoneInfo, Value, ValueWithSpan, VisitMut, VisitorMut,
+    AccessExpr, Array, BinaryOperator, DataType, ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArguments, Ident, ObjectName, ObjectNamePart, SelectItem, SetExpr, Statement, TableAlias, TableFactor,
+    TableVersion, TimezoneInfo, Value, ValueWithSpan, VisitMut, VisitorMut,
 };
 
 use super::args::Arg;
@@ -118,7 +118,10 @@ fn name_of(expr: &Expr) -> String {
                 }
                 // `c.tags['org']`: what stands before a point names the table.
                 Expr::CompoundFieldAccess { root, access_chain } => {
-                    let named = access_chain.iter().take_while(|access| matches!(access, AccessExpr::Dot(Expr::Identifier(_)))).count();
+                    let named = access_chain
+                        .iter()
+                        .take_while(|access| matches!(access, AccessExpr::Dot(Expr::Identifier(_))))
+                        .count();
                     if let Some(AccessExpr::Dot(last)) = access_chain.drain(..named).next_back() {
                         **root = last;
                     }
@@ -242,7 +245,8 @@ impl VisitorMut for Rewriter<'_> {
                     *expr = text(value);
                 }
             }
-            Expr::Cast { data_type, .. } | Expr::TypedString(datafusion::sql::sqlparser::ast::TypedString { data_type, .. }) => {
+            Expr::Cast { data_type, .. }
+            | Expr::TypedString(datafusion::sql::sqlparser::ast::TypedString { data_type, .. }) => {
                 rename_type(data_type);
             }
             Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } if matches!(**right, Expr::Array(_)) => {
@@ -319,7 +323,9 @@ impl Rewriter<'_> {
 
 /// The parts of `format('%s is %s', a, b)`, to be joined; nothing when it has other forms than `%s`.
 fn formatted(args: &[FunctionArg]) -> Option<Vec<FunctionArg>> {
-    let (FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(format))), values) = args.split_first()? else { return None };
+    let (FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(format))), values) = args.split_first()? else {
+        return None;
+    };
     let Value::SingleQuotedString(format) = &format.value else { return None };
     let pieces: Vec<&str> = format.split("%s").collect();
     if pieces.len() != values.len() + 1 || pieces.iter().any(|piece| piece.contains('%')) {
@@ -355,9 +361,18 @@ fn is_one_of(expr: &Expr, list: Vec<Expr>, negated: bool) -> Expr {
     if !is_name(expr) || list.len() > MAX_COMPARISONS || !list.iter().all(is_integer) {
         return Expr::InList { expr: Box::new(expr.clone()), list, negated };
     }
-    let (each, joined) = if negated { (BinaryOperator::NotEq, BinaryOperator::And) } else { (BinaryOperator::Eq, BinaryOperator::Or) };
-    let compared = list.into_iter().map(|item| Expr::BinaryOp { left: Box::new(expr.clone()), op: each.clone(), right: Box::new(item) });
-    let all = compared.reduce(|left, right| Expr::BinaryOp { left: Box::new(left), op: joined.clone(), right: Box::new(right) });
+    let (each, joined) =
+        if negated { (BinaryOperator::NotEq, BinaryOperator::And) } else { (BinaryOperator::Eq, BinaryOperator::Or) };
+    let compared = list.into_iter().map(|item| Expr::BinaryOp {
+        left: Box::new(expr.clone()),
+        op: each.clone(),
+        right: Box::new(item),
+    });
+    let all = compared.reduce(|left, right| Expr::BinaryOp {
+        left: Box::new(left),
+        op: joined.clone(),
+        right: Box::new(right),
+    });
     Expr::Nested(Box::new(all.unwrap_or(Expr::value(Value::Boolean(negated)))))
 }
 
@@ -417,7 +432,10 @@ mod tests {
             ("SELECT BilledCost, c.Tags['org'], \"X\" FROM costs c", vec!["billedcost", "tags['org']", "X"]),
             ("SELECT COUNT(*), SUM(c.BilledCost) AS Total FROM costs c", vec!["count(*)", "total"]),
             ("SELECT SUM(c.BilledCost) FROM costs c", vec!["sum(billedcost)"]),
-            ("SELECT current_user, current_schema, name FROM sys.cluster", vec!["current_user", "current_schema", "name"]),
+            (
+                "SELECT current_user, current_schema, name FROM sys.cluster",
+                vec!["current_user", "current_schema", "name"],
+            ),
             ("SELECT 1, 1", vec!["1", "1"]),
             ("SELECT a FROM t UNION SELECT b FROM t", vec!["a"]),
             ("VALUES (1, 2)", vec!["col1", "col2"]),
@@ -440,7 +458,8 @@ mod tests {
 
     #[test]
     fn a_missing_argument_is_named() {
-        let error = rewrite(parse("SELECT ?, ?").expect("sql"), &[Arg::Null], &session()).err().expect("one is missing");
+        let error =
+            rewrite(parse("SELECT ?, ?").expect("sql"), &[Arg::Null], &session()).err().expect("one is missing");
         assert!(error.to_string().contains("argument 2"), "{error}");
     }
 
@@ -453,7 +472,10 @@ mod tests {
             ("SELECT a WHERE a BETWEEN 1 AND 2", "SELECT a WHERE (a >= (1) AND a <= (2))"),
             ("SELECT current_schema()", "SELECT 'doc'"),
             ("SELECT format('%s - (%s)', a, b)", "SELECT concat('', a, ' - (', b, ')')"),
-            ("SELECT a WHERE a IN (1, 2) AND b NOT IN ('x') AND c = ANY(ARRAY[])", "SELECT a WHERE (a = 1 OR a = 2) AND b NOT IN ('x') AND false"),
+            (
+                "SELECT a WHERE a IN (1, 2) AND b NOT IN ('x') AND c = ANY(ARRAY[])",
+                "SELECT a WHERE (a = 1 OR a = 2) AND b NOT IN ('x') AND false",
+            ),
         ] {
             let text = rewritten(sql, &[]).statement.to_string();
             assert_eq!(text.replace("TIMESTAMPTZ(6)", "TIMESTAMP(6)TZ"), engines, "{sql}");

@@ -57,7 +57,6 @@ impl Suite {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "maps an error away")]
 fn failed(error: anyhow::Error) -> Failed {
     format!("{error:?}").into()
 }

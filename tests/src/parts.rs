@@ -89,7 +89,9 @@ pub fn python(packages: &[&str]) -> Result<PathBuf> {
     let home = target_dir()?.join("python").join(name);
     let python = home.join("bin").join("python");
     let complete = home.join("complete");
-    if complete.exists() {
+    // Its scripts name their interpreter by path, so one that was moved with its folder is not complete.
+    let here = home.as_os_str().as_encoded_bytes();
+    if std::fs::read(&complete).is_ok_and(|made_at| made_at == here) {
         return Ok(python);
     }
     // Made anew from scratch: an earlier attempt may have been cut off half-way.
@@ -101,7 +103,7 @@ pub fn python(packages: &[&str]) -> Result<PathBuf> {
             .args(packages),
     )
     .with_context(|| format!("install {} from PyPI", packages.join(" ")))?;
-    std::fs::write(&complete, "").with_context(|| format!("write {}", complete.display()))?;
+    std::fs::write(&complete, here).with_context(|| format!("write {}", complete.display()))?;
     Ok(python)
 }
 

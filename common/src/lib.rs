@@ -1,7 +1,6 @@
 //! What two crates of the house must agree on: FOCUS columns, exact money, records, the
-//! exposition text both ways, http client and server, configuration, secrets and telemetry.
-//!
-//! Modules stand in the order in which a row meets them; a module uses only those above it.
+//! exposition text both ways, http client and server, configuration, secrets, telemetry and a
+//! program's life.
 
 pub mod config;
 pub mod exposition;
@@ -11,6 +10,7 @@ pub mod money;
 pub mod program;
 pub mod record;
 pub mod report;
+pub mod role;
 pub mod secret;
 pub mod stream;
 pub mod telemetry;

@@ -11,6 +11,8 @@
 //! Everything here blocks: call it from a blocking thread. Holds a batch per writer or reader,
 //! a page of rejects and the series of one rollup; a manifest per scope.
 
+mod quarantine;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Write};
@@ -18,14 +20,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use arrow::array::{Int64Builder, RecordBatch, StringBuilder};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::CompressionType;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use chrono::Utc;
-use costream_common::record::{ScopeKey, Snapshot, SnapshotId, SourceName, Totals, TotalsError, row_field};
+use costream_common::record::{ScopeKey, Snapshot, SnapshotId, SourceName, Totals, TotalsError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -34,12 +36,11 @@ use crate::dimensions::Dimensions;
 use crate::profile::ProfileName;
 use crate::rollup::{Rollup, Series};
 use crate::source::Seen;
+pub(crate) use quarantine::schema as rejects_schema;
+use quarantine::{Quarantine, Refused};
 
 /// What a manifest of this form says in `format`. Others are of another version: not loaded.
 const FORMAT: u32 = 1;
-/// Rejects in one batch of the quarantine, and the bytes at which it is full earlier.
-const REJECTS_PER_BATCH: usize = 1024;
-const REJECT_BYTES_PER_BATCH: usize = 1 << 20;
 const LOCK: &str = "lock";
 const MANIFEST: &str = "json";
 const NEW_MANIFEST: &str = "json.tmp";
@@ -269,16 +270,9 @@ impl Spool {
         let shared = &self.shared;
         let mut begun = Begun { spool: self.clone(), stem, files: Vec::new(), done: false };
         let records = begun.create(RECORDS, schema)?;
-        let rejects = begun.create(REJECTS, &rejects_schema())?;
+        let rejects = begun.create(REJECTS, &quarantine::schema())?;
+        let rejects = Quarantine::new(key.source.to_string(), file, rejects);
         let rollup = Rollup::new(shared.dimensions.clone(), shared.max_series);
-        let rejects = Quarantine {
-            source: key.source.to_string(),
-            file,
-            writer: rejects,
-            page: Page::default(),
-            count: 0,
-            reasons: BTreeMap::new(),
-        };
         Ok(Writer { key, snapshot, records, rejects, totals: Totals::default(), rollup, begun })
     }
 
@@ -557,26 +551,12 @@ impl Iterator for Batches {
     }
 }
 
-/// The columns of the quarantine.
-pub(crate) fn rejects_schema() -> SchemaRef {
-    let text = |name, nullable| Field::new(name, DataType::Utf8, nullable);
-    Arc::new(Schema::new(vec![
-        text("source", false),
-        text("file", false),
-        Field::new("row", DataType::Int64, false),
-        text("column", true),
-        text("reason", false),
-        text("text", false),
-        row_field(),
-    ]))
-}
-
 /// A generation being written. Dropped before it is committed, it leaves nothing.
 pub(crate) struct Writer {
     key: ScopeKey,
     snapshot: SnapshotId,
     records: StreamWriter<BufWriter<Metered>>,
-    rejects: Quarantine,
+    rejects: Quarantine<BufWriter<Metered>>,
     totals: Totals,
     rollup: Rollup,
     /// Last: it removes the files, after the others have let go of them.
@@ -602,9 +582,9 @@ impl Writer {
     /// The disk is full or the budget used up: the predecessor stays.
     pub(crate) fn commit(mut self, report: ReportFacts) -> Result<Arc<Generation>, SpoolError> {
         let begun = &mut self.begun;
-        self.rejects.flush().map_err(|error| begun.failed(REJECTS, error))?;
+        let Refused { writer, count, reasons } = self.rejects.end().map_err(|error| begun.failed(REJECTS, error))?;
         let records_bytes = begun.finish(RECORDS, self.records)?;
-        let rejects_bytes = begun.finish(REJECTS, self.rejects.writer)?;
+        let rejects_bytes = begun.finish(REJECTS, writer)?;
         let shared = Arc::clone(&begun.spool.shared);
 
         let path = begun.spool.path(&begun.stem, ROLLUP);
@@ -617,11 +597,10 @@ impl Writer {
             key: self.key,
             snapshot: self.snapshot,
             taken_at: Utc::now(),
-            rejected: self.rejects.count,
+            rejected: count,
             totals: self.totals,
         };
-        let manifest =
-            Manifest { format: FORMAT, snapshot, report, rejects: self.rejects.reasons, records_bytes, rejects_bytes };
+        let manifest = Manifest { format: FORMAT, snapshot, report, rejects: reasons, records_bytes, rejects_bytes };
         write_manifest(&shared.dir, &begun.stem, &manifest)?;
         begun.done = true;
         let generation = Arc::new(Generation::new(&begun.spool, begun.stem.clone(), manifest));
@@ -707,65 +686,6 @@ impl Write for Metered {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
-    }
-}
-
-/// The refused rows, on their way to the disk.
-struct Quarantine {
-    source: String,
-    file: String,
-    writer: StreamWriter<BufWriter<Metered>>,
-    page: Page,
-    count: u64,
-    reasons: BTreeMap<String, u64>,
-}
-
-#[derive(Default)]
-struct Page {
-    rows: Int64Builder,
-    columns: StringBuilder,
-    reasons: StringBuilder,
-    texts: StringBuilder,
-    length: usize,
-}
-
-impl Quarantine {
-    fn add(&mut self, rejected: &Rejected) -> Result<(), ArrowError> {
-        let reason = rejected.reason.as_str();
-        self.count += 1;
-        *self.reasons.entry(reason.to_owned()).or_default() += 1;
-        let page = &mut self.page;
-        page.rows.append_value(i64::try_from(rejected.row).unwrap_or(i64::MAX));
-        page.columns.append_option(rejected.column.as_deref());
-        page.reasons.append_value(reason);
-        page.texts.append_value(&rejected.text);
-        page.length += 1;
-        let bytes = page.columns.values_slice().len() + page.texts.values_slice().len();
-        if page.length >= REJECTS_PER_BATCH || bytes >= REJECT_BYTES_PER_BATCH { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<(), ArrowError> {
-        let Page { mut rows, mut columns, mut reasons, mut texts, length } = std::mem::take(&mut self.page);
-        if length == 0 {
-            return Ok(());
-        }
-        let constant =
-            |text: &str| Arc::new(arrow::array::StringArray::from_iter_values(std::iter::repeat_n(text, length)));
-        let last = i64::try_from(self.count).unwrap_or(i64::MAX);
-        let first = last - i64::try_from(length).unwrap_or_default() + 1;
-        let batch = RecordBatch::try_new(
-            rejects_schema(),
-            vec![
-                constant(&self.source),
-                constant(&self.file),
-                Arc::new(rows.finish()),
-                Arc::new(columns.finish()),
-                Arc::new(reasons.finish()),
-                Arc::new(texts.finish()),
-                Arc::new(arrow::array::Int64Array::from_iter_values(first..=last)),
-            ],
-        )?;
-        self.writer.write(&batch)
     }
 }
 

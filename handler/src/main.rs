@@ -1,113 +1,59 @@
-//! The handler as a program of its own.
+//! `costream-handler`: the handler as a program of its own.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use costream_common::config::{self, File};
 use costream_common::http::web::WebConfig;
-use costream_common::program;
-use costream_common::report;
-use costream_common::telemetry::{self, LogFlags};
+use costream_common::role::{self, Failure, RoleFlags};
 use costream_handler::Handler;
 use costream_handler::config::HandlerConfig;
 use serde::de::IgnoredAny;
+use tokio_util::sync::CancellationToken;
 
 /// Keeps charges and answers SQL.
 #[derive(Parser)]
 #[command(name = "costream-handler", version)]
 struct Flags {
-    /// The configuration file; its section `handler` is read.
-    #[arg(long = "config.file", global = true)]
-    config_file: Option<PathBuf>,
-    /// Address to serve; port 0 takes a free one.
-    #[arg(long = "web.listen-address")]
-    listen_address: Option<String>,
-    /// TLS and users, in the form of the Prometheus family.
-    #[arg(long = "web.config.file")]
-    web_config_file: Option<PathBuf>,
-    /// Serve any address without asking for a password.
-    #[arg(long = "web.allow-unauthenticated")]
-    allow_unauthenticated: bool,
+    #[command(flatten)]
+    role: RoleFlags,
     /// Where data is kept.
     #[arg(long)]
     data_dir: Option<PathBuf>,
-    #[command(flatten)]
-    log: LogFlags,
-    #[command(subcommand)]
-    command: Option<Command>,
 }
-
-#[derive(Subcommand)]
-enum Command {
-    /// Reads the configuration and says what is wrong with it.
-    Check,
-}
-
-/// The configuration cannot be used.
-const WRONG_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
-    program::run(body())
-}
-
-async fn body() -> ExitCode {
     let flags = Flags::parse();
-    telemetry::init(&flags.log);
-    let config = match configuration(&flags) {
-        Ok(config) => config,
-        Err(error) => return failed(&error, WRONG_CONFIGURATION),
-    };
-    let ran = match flags.command {
-        Some(Command::Check) => Ok(()),
-        None => run(config).await,
-    };
-    match ran {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error, 1),
-    }
-}
-
-fn failed(error: &anyhow::Error, status: u8) -> ExitCode {
-    eprintln!("costream-handler: {}", report::one_line(error.as_ref()));
-    ExitCode::from(status)
+    role::run("costream-handler", &flags.role, || configuration(&flags), run)
 }
 
 /// The file's section, and what flags say otherwise.
-fn configuration(flags: &Flags) -> anyhow::Result<HandlerConfig> {
-    let mut config = match &flags.config_file {
-        Some(path) => read(path)?,
+fn configuration(flags: &Flags) -> Result<HandlerConfig, Failure> {
+    let mut config = match &flags.role.config_file {
+        Some(path) => config::load::<File<IgnoredAny, IgnoredAny, HandlerConfig>>(path)?.handler,
         None => HandlerConfig::default(),
     };
-    if let Some(address) = &flags.listen_address {
+    if let Some(address) = &flags.role.listen_address {
         config.listen_address.clone_from(address);
     }
-    if let Some(file) = &flags.web_config_file {
+    if let Some(file) = &flags.role.web_config_file {
         config.web_config_file = Some(file.clone());
     }
     if let Some(dir) = &flags.data_dir {
         config.data_dir.clone_from(dir);
     }
-    config.allow_unauthenticated |= flags.allow_unauthenticated;
+    config.allow_unauthenticated |= flags.role.allow_unauthenticated;
     if let Some(file) = &config.web_config_file {
         WebConfig::load(file)?;
     }
     Ok(config)
 }
 
-fn read(path: &Path) -> anyhow::Result<HandlerConfig> {
-    let file: File<IgnoredAny, IgnoredAny, HandlerConfig> = config::load(path)?;
-    Ok(file.handler)
-}
-
-async fn run(config: HandlerConfig) -> anyhow::Result<()> {
-    let shutdown = program::on_signal().context("wait for signals")?;
+async fn run(config: HandlerConfig, shutdown: CancellationToken) -> Result<(), Failure> {
     let handler = Handler::open(config).await?;
     let listener = handler.bind().await?;
     tracing::info!(address = %listener.local_addr(), "listening on {}", listener.url());
     let ((), served) = tokio::join!(handler.run_maintenance(shutdown.clone()), handler.serve(listener, shutdown));
-    served?;
-    tracing::info!("stopped");
-    Ok(())
+    Ok(served?)
 }

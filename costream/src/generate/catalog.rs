@@ -1,6 +1,9 @@
 //! What there is to pay for: providers, their services and regions. Invented prices near the
 //! published ones; nothing here is anybody's bill.
 
+/// The billing periods of a report: year, month, days.
+pub(crate) const PERIODS: [(u16, u8, u8); 3] = [(2026, 8, 31), (2026, 9, 30), (2026, 10, 31)];
+
 /// A provider of services.
 #[derive(Debug)]
 pub(crate) struct Provider {

@@ -3,12 +3,9 @@
 
 use std::borrow::Cow;
 
-use super::catalog::{Provider, ProviderKind, Service};
+use super::catalog::{PERIODS, Provider, ProviderKind, Service};
 use super::random::SplitMix64;
 use super::world::{Account, Commitment, Resource, World, price};
-
-/// The billing periods of a report: year, month, days.
-pub(crate) const PERIODS: [(u16, u8, u8); 3] = [(2026, 8, 31), (2026, 9, 30), (2026, 10, 31)];
 
 /// 10^-18 units of one.
 const ONE: i128 = 1_000_000_000_000_000_000;

@@ -8,6 +8,7 @@
 mod catalog;
 mod charge;
 mod dialect;
+mod form;
 mod random;
 mod report;
 mod world;

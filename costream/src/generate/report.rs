@@ -5,8 +5,8 @@
 
 use costream_exporter::profile::ProfileName;
 
-use super::catalog::{self, Provider, ProviderKind};
-use super::charge::{Charge, PERIODS};
+use super::catalog::{self, PERIODS, Provider, ProviderKind};
+use super::charge::Charge;
 use super::dialect::{self, Column, Dialect};
 use super::random::SplitMix64;
 use super::world::World;

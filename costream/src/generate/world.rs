@@ -1,9 +1,8 @@
 //! Who pays and what runs: accounts and some hundreds of resources made from a seed. A few
 //! resources make most of the bill and most make next to nothing, as bills do.
 
-use super::catalog::{Provider, ProviderKind, Region, Service};
-use super::charge::PERIODS;
-use super::dialect::{TagForm, field};
+use super::catalog::{PERIODS, Provider, ProviderKind, Region, Service};
+use super::form::{TagForm, field};
 use super::random::SplitMix64;
 
 /// Resources of one provider.

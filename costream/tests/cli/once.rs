@@ -23,6 +23,40 @@ fn every_profiles_sums_are_exact_to_the_last_digit() {
 }
 
 #[test]
+fn a_hundred_thousand_rows_are_exact() {
+    exact(100_000);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn a_million_rows_are_exact() {
+    exact(1_000_000);
+}
+
+fn exact(rows: u64) {
+    let house = House::new();
+    let report = house.report("report.csv", rows, 5, "auto");
+    house.run(&["run", "--once", "--source", "report.csv"]).ended(0);
+    let expected = oracle(&[&report]);
+    assert_eq!(expected.values().map(|sum| sum.rows).sum::<u64>(), rows);
+    assert_eq!(house.stored(&[]), expected);
+}
+
+#[test]
+fn the_foundations_sample_is_exact() {
+    let report = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/focus_sample.csv");
+    if !report.is_file() {
+        eprintln!("skipped: the foundation's sample is not there ({})", report.display());
+        return;
+    }
+    let house = House::new();
+    house.run(&["run", "--once", "--source", report.to_str().expect("a text")]).ended(0);
+    let expected = oracle(&[&report]);
+    assert_eq!(expected.values().map(|sum| sum.rows).sum::<u64>(), 1_000);
+    assert_eq!(house.stored(&[]), expected);
+}
+
+#[test]
 fn a_directory_of_reports_is_one_run_and_auto_reads_them_all() {
     let house = House::new();
     std::fs::create_dir(house.path("reports")).expect("a directory");

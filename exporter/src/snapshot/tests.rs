@@ -1,6 +1,7 @@
 use super::*;
 use costream_common::record::ScopeName;
 
+use super::quarantine::REJECTS_PER_BATCH;
 use crate::report::{DecodeOptions, Decoded, Report};
 
 const GOOD: &str = "BilledCost,BillingCurrency,ServiceName\n1.5,USD,a\n2.5,USD,b\nmuch,USD,c\n";

@@ -1,0 +1,94 @@
+//! The program of one role: its flags, named as the Prometheus family names them, and its
+//! life from the configuration to the signal.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::http::serve::Exposure;
+use crate::telemetry::{self, LogFlags};
+use crate::{program, report};
+
+/// The configuration cannot be used; other failures are status 1.
+const WRONG_CONFIGURATION: u8 = 2;
+
+/// What goes wrong in a role: its causes are told on one line.
+pub type Failure = Box<dyn Error + Send + Sync>;
+
+/// The flags that the programs of all roles have. A flag goes before the configuration.
+#[derive(Args, Debug)]
+pub struct RoleFlags {
+    /// The configuration file; the role's own section of it is read.
+    #[arg(long = "config.file", global = true, value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
+    /// Address to listen on; port 0 takes a free one and prints it.
+    #[arg(long = "web.listen-address", value_name = "ADDRESS")]
+    pub listen_address: Option<String>,
+    /// TLS and users, in the format of the Prometheus exporter toolkit.
+    #[arg(long = "web.config.file", value_name = "FILE")]
+    pub web_config_file: Option<PathBuf>,
+    /// Serve other machines without asking for a password.
+    #[arg(long = "web.allow-unauthenticated")]
+    pub allow_unauthenticated: bool,
+    #[command(flatten)]
+    log: LogFlags,
+    #[command(subcommand)]
+    command: Option<RoleCommand>,
+}
+
+/// What else a role's program does.
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum RoleCommand {
+    /// Reads the configuration, says what is wrong with it, and ends.
+    Check,
+}
+
+impl RoleFlags {
+    /// To whom the role may be open.
+    pub fn exposure(&self) -> Exposure {
+        if self.allow_unauthenticated { Exposure::Unauthenticated } else { Exposure::LoopbackOnly }
+    }
+}
+
+/// Runs a role: `configure` reads all that the configuration can be wrong about (status 2),
+/// `run` works until the token is cancelled by a signal (status 1 when it fails).
+pub fn run<C, R>(
+    name: &str,
+    flags: &RoleFlags,
+    configure: impl FnOnce() -> Result<C, Failure>,
+    run: impl FnOnce(C, CancellationToken) -> R,
+) -> ExitCode
+where
+    R: Future<Output = Result<(), Failure>>,
+{
+    telemetry::init(&flags.log);
+    program::run(async {
+        let configured = match configure() {
+            Ok(configured) => configured,
+            Err(error) => return failed(name, &*error, ExitCode::from(WRONG_CONFIGURATION)),
+        };
+        if let Some(RoleCommand::Check) = flags.command {
+            println!("the configuration is good");
+            return ExitCode::SUCCESS;
+        }
+        let shutdown = match program::on_signal() {
+            Ok(shutdown) => shutdown,
+            Err(error) => return failed(name, &error, ExitCode::FAILURE),
+        };
+        match run(configured, shutdown).await {
+            Ok(()) => {
+                tracing::info!("stopped");
+                ExitCode::SUCCESS
+            }
+            Err(error) => failed(name, &*error, ExitCode::FAILURE),
+        }
+    })
+}
+
+fn failed(name: &str, error: &(dyn Error + 'static), status: ExitCode) -> ExitCode {
+    eprintln!("{name}: {}", report::one_line(error));
+    status
+}

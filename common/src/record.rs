@@ -40,6 +40,12 @@ pub const SNAPSHOTS_METADATA: &str = "costream.snapshots";
 /// hostile file as many as it has rows.
 pub const MAX_GROUPS: usize = 10_000;
 
+/// The most rows of a batch, wherever batches are made. A few of them are on their way at any time:
+/// with four times as many rows a run takes twice the memory and is no faster.
+pub const MAX_BATCH_ROWS: usize = 2_048;
+/// About the most bytes of a batch; one row alone may have more.
+pub const MAX_BATCH_BYTES: usize = 2 << 20;
+
 /// What a column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

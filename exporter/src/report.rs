@@ -4,7 +4,7 @@
 //! bytes -> decode (a task: sniff, decompress, CSV records) -> bounded channel -> convert (the caller's task) -> batches
 //! ```
 //!
-//! Peak memory is the decoder's ([`crate::decode`]), one open batch (8 MiB, or one row) and one being handed over.
+//! Peak memory is the decoder's ([`crate::decode`]), one open batch (2 MiB, or one row) and one being handed over.
 //! Nothing is deduplicated: two identical rows are two charges.
 
 use std::collections::BTreeMap;

@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 
 use crate::store::Batches;
 
-/// The largest message of a stream: a batch is of about 8 MiB.
+/// The largest message of a stream: a batch of ours is of about 2 MiB, others have larger ones.
 pub const MAX_MESSAGE_BYTES: usize = 128 << 20;
 
 /// Why a body is no delivery.

@@ -93,10 +93,12 @@ impl House {
         for record in csv::Reader::from_reader(ran.out.as_bytes()).records() {
             let record = record.expect("our own csv");
             assert!(record[0].ends_with("-01T00:00:00Z"), "{record:?}");
-            let sum = Sum {
-                rows: record[2].parse().expect("a count"),
-                costs: [3, 4, 5, 6].map(|at| BigDecimal::from_str(&record[at]).expect("a decimal").normalized()),
+            // A sum over nothing but nulls is a null.
+            let cost = |at: usize| match &record[at] {
+                "" => BigDecimal::default(),
+                text => BigDecimal::from_str(text).expect("a decimal").normalized(),
             };
+            let sum = Sum { rows: record[2].parse().expect("a count"), costs: [3, 4, 5, 6].map(cost) };
             sums.insert((record[0][..7].to_owned(), record[1].to_owned()), sum);
         }
         sums

@@ -19,7 +19,7 @@ use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use costream_common::money::{Amount, AmountError};
-use costream_common::record::{ColumnKind, row_field};
+use costream_common::record::{ColumnKind, MAX_BATCH_BYTES, MAX_BATCH_ROWS, row_field};
 
 use crate::decode::csv::Row;
 use crate::decode::{BILLED_COST, Limits};
@@ -28,10 +28,6 @@ use header::Column;
 use tags::Tags;
 use time::Time;
 
-/// The most rows of a batch.
-pub const MAX_BATCH_ROWS: usize = 8_192;
-/// About the most bytes of a batch; one row alone may have more.
-pub const MAX_BATCH_BYTES: usize = 8 << 20;
 /// The most bytes kept of a rejected field or row.
 pub const MAX_REJECT_TEXT_BYTES: usize = 1_024;
 

@@ -22,7 +22,7 @@ use bytes::{Buf as _, Bytes};
 use chrono::{DateTime, Utc};
 use costream_common::exposition::Format;
 use costream_common::exposition::decode::{DecodeError, Decoder, Entry, Limits, Sample};
-use costream_common::record::{ColumnKind, X_SOURCE};
+use costream_common::record::{ColumnKind, MAX_BATCH_BYTES, MAX_BATCH_ROWS, X_SOURCE};
 use costream_common::stream::ipc::BodyError;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -30,8 +30,6 @@ use sha2::{Digest as _, Sha256};
 use tokio::fs::File;
 use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio_util::io::ReaderStream;
-
-use super::text::{MAX_BATCH_BYTES, MAX_BATCH_ROWS};
 
 /// The column of a series' identity: a digest of source, metric and labels.
 pub const SERIES: &str = "series";

@@ -28,18 +28,14 @@ use costream_common::exposition::escape::{Name, unescape_name};
 use costream_common::focus::kind_of;
 use costream_common::money::{Amount, PRECISION, SCALE, Sum};
 use costream_common::record::{
-    ColumnKind, Group, GroupTotals, MAX_GROUPS, ScopeKey, SnapshotId, Totals, TotalsMismatch, X_ROW, X_SCOPE,
-    X_SNAPSHOT, X_SOURCE, row_field,
+    ColumnKind, Group, GroupTotals, MAX_BATCH_BYTES, MAX_BATCH_ROWS, MAX_GROUPS, ScopeKey, SnapshotId, Totals,
+    TotalsMismatch, X_ROW, X_SCOPE, X_SNAPSHOT, X_SOURCE, row_field,
 };
 use costream_common::stream::ipc::BodyError;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use serde::de::{DeserializeSeed, MapAccess, Visitor};
 
-/// Most rows of a batch.
-pub const MAX_BATCH_ROWS: usize = 8192;
-/// Bytes of text after which a batch is handed on.
-pub const MAX_BATCH_BYTES: usize = 8 << 20;
 /// Most columns a snapshot may announce.
 const MAX_COLUMNS: usize = 4096;
 /// Rows that the builders are made for: a report may have far fewer than a batch.

@@ -18,6 +18,7 @@ use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
+use costream_common::record::MAX_BATCH_ROWS;
 use deltalake::kernel::Add;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -28,7 +29,7 @@ use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream};
 use parquet::arrow::{AsyncArrowWriter, ParquetRecordBatchStreamBuilder, ProjectionMask};
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::WriterProperties;
@@ -42,8 +43,6 @@ const MAX_OPEN_FILES: usize = 8;
 const MAX_ENCODED_BYTES: usize = 32 << 20;
 /// Rows of one row group.
 const MAX_ROW_GROUP_ROWS: usize = 128 << 10;
-/// Rows of a batch that is read to be written again.
-const READ_BATCH_ROWS: usize = 8192;
 /// What an upload buffers: the least that object stores take as a part.
 const UPLOAD_BUFFER_BYTES: usize = 5 << 20;
 /// Files that one commit may add: a report scattered over more partitions is a mistake.
@@ -225,7 +224,7 @@ impl PartitionWriter {
         let upload =
             BufWriter::with_capacity(self.store.clone(), path.clone(), UPLOAD_BUFFER_BYTES).with_max_concurrency(1);
         let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_compression(Compression::SNAPPY)
             .set_max_row_group_row_count(Some(MAX_ROW_GROUP_ROWS))
             .set_created_by(format!("costream {}", env!("CARGO_PKG_VERSION")))
             .build();
@@ -332,7 +331,7 @@ pub(super) async fn read(
         let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().map(String::as_str));
         builder = builder.with_projection(mask);
     }
-    Ok(builder.with_batch_size(READ_BATCH_ROWS).build()?)
+    Ok(builder.with_batch_size(MAX_BATCH_ROWS).build()?)
 }
 
 /// A file in the table's object store.

@@ -32,6 +32,10 @@ advisories:
 release:
     cargo build --release --workspace
 
+# Peak memory of a run, by rows and by sources; builds the release first.
+memory *args:
+    python3 benches/memory.py {{args}}
+
 # The API documentation.
 doc:
     cargo doc --workspace --no-deps --open

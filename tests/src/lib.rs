@@ -1,6 +1,10 @@
 //! What tests need beyond the Rust toolchain: other people's programs, found or installed
-//! ([`parts`]), and ours, built and started as users start them ([`programs`]).
+//! ([`parts`]), ours, built and started as users start them ([`programs`]), and stand-ins on
+//! this machine for servers that are not to be had ([`server`], [`kubernetes`]).
 
+pub mod certificates;
+pub mod kubernetes;
 pub mod parts;
 pub mod programs;
 pub mod report;
+pub mod server;

@@ -8,6 +8,7 @@
 //! Proxies are taken from the environment (`HTTPS_PROXY`, `NO_PROXY`, ...), as Go's programs do it: never for loopback.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,10 +16,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncRead;
+use tokio_rustls::rustls::{self, CertificateError};
 use tokio_util::io::StreamReader;
 use url::{Host, Url};
 
@@ -48,7 +51,7 @@ pub struct BasicAuth {
 
 /// A request header's value.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged, expecting = "a header's value is a text, or `file:` or `env:` of a secret")]
+#[serde(untagged, expecting = "a header's value is a text, or `file:`, `env:` or `kubernetes:` of a secret")]
 pub enum HeaderSource {
     /// As written.
     Plain(String),
@@ -151,13 +154,21 @@ pub enum ClientError {
     #[error(transparent)]
     Secret(#[from] SecretError),
     /// The server could not be reached, or broke off before it answered.
-    #[error("GET {url}")]
+    #[error("GET {url}{way}")]
     Send {
         /// The URL without secrets.
         url: String,
+        /// By what way, when it is not the direct one.
+        way: &'static str,
         /// What went wrong.
         #[source]
         source: reqwest::Error,
+    },
+    /// The server's certificate was signed by nobody we trust.
+    #[error("GET {url}: the issuer of its certificate is unknown; `tls.ca_file` can name whom to trust")]
+    UnknownIssuer {
+        /// The URL without secrets.
+        url: String,
     },
     /// The server answered with something else than a body.
     #[error("GET {url}: {status}")]
@@ -189,10 +200,21 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// What became of a request that was not answered.
+    pub fn unanswered(url: &Url, error: reqwest::Error) -> Self {
+        let shown = public_url(url);
+        if is_of_an_unknown_issuer(&error) {
+            return Self::UnknownIssuer { url: shown };
+        }
+        let way = if is_proxied(url) { " (through the proxy of the environment)" } else { "" };
+        Self::Send { url: shown, way, source: error.without_url() }
+    }
+
     /// Whether the same request may go well a little later.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Send { .. } | Self::Body { .. } => true,
+            Self::Secret(error) => error.is_retryable(),
             Self::Status { status, .. } => {
                 matches!(status.as_u16(), 408 | 425 | 429)
                     || (status.is_server_error() && !matches!(status.as_u16(), 501 | 505))
@@ -294,10 +316,7 @@ impl Client {
                 request = request.headers(credentials.clone());
             }
             let shown = public_url(&at);
-            let response = request
-                .send()
-                .await
-                .map_err(|error| ClientError::Send { url: shown.clone(), source: error.without_url() })?;
+            let response = request.send().await.map_err(|error| ClientError::unanswered(&at, error))?;
             match response.status() {
                 StatusCode::OK => return Ok(Answer::Fresh(Fresh { url: shown, response })),
                 StatusCode::NOT_MODIFIED if conditional => return Ok(Answer::Unchanged),
@@ -447,6 +466,26 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
+/// Whether the environment's proxy is asked in place of the server.
+fn is_proxied(url: &Url) -> bool {
+    let uri = url.as_str().parse::<axum::http::Uri>();
+    !is_loopback(url) && uri.is_ok_and(|uri| Matcher::from_env().intercept(&uri).is_some())
+}
+
+/// Whether that is the innermost cause. An I/O error passes over the error it wraps.
+fn is_of_an_unknown_issuer(error: &(dyn Error + 'static)) -> bool {
+    let unknown = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<rustls::Error>().is_some_and(|error| *error == unknown) {
+            return true;
+        }
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        cause = wrapped.map_or_else(|| error.source(), |wrapped| Some(wrapped));
+    }
+    false
+}
+
 fn header_name(name: &str) -> Result<HeaderName, ClientError> {
     name.parse().map_err(|_| ClientError::Header { name: name.to_owned() })
 }
@@ -529,208 +568,4 @@ fn certificates(path: &Path) -> Result<Vec<Certificate>, ClientError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use axum::Router;
-    use axum::http::HeaderMap as Headers;
-    use axum::response::IntoResponse;
-    use axum::routing::get;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
-
-    async fn serve(router: Router) -> Url {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let url = format!("http://{}/", listener.local_addr().expect("an address"));
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        url.parse().expect("a url")
-    }
-
-    /// Answers one request with these bytes, then closes.
-    async fn answer(bytes: &'static str) -> Url {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let url = format!("http://{}/costs.csv?sig=hush", listener.local_addr().expect("an address"));
-        tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.expect("a connection");
-            let mut request = [0; 4096];
-            let _ = stream.read(&mut request).await;
-            stream.write_all(bytes.as_bytes()).await.expect("write the answer");
-            stream.shutdown().await.expect("close");
-        });
-        url.parse().expect("a url")
-    }
-
-    async fn text(answer: Answer) -> Result<String, io::Error> {
-        let Answer::Fresh(fresh) = answer else { return Ok("unchanged".to_owned()) };
-        let mut text = String::new();
-        fresh.into_reader().read_to_string(&mut text).await.map(|_| text)
-    }
-
-    fn client(access: Access) -> Client {
-        Client::new(access).expect("a client")
-    }
-
-    async fn echo(headers: Headers) -> String {
-        let shown = |name| headers.get(name).map_or("-", |value| value.to_str().expect("text"));
-        format!("{} {}", shown("authorization"), shown("x-api-key"))
-    }
-
-    #[tokio::test]
-    async fn a_rotated_token_is_sent_with_the_next_request() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let path = dir.path().join("token");
-        let url = serve(Router::new().route("/", get(echo))).await;
-        let headers = [("X-Api-Key".to_owned(), HeaderSource::Plain("k".to_owned()))].into();
-        let client =
-            client(Access { bearer_token: Some(SecretSource::File(path.clone())), headers, ..Access::default() });
-        for token in ["first", "second"] {
-            std::fs::write(&path, token).expect("write the token");
-            let answer = client.get(&url, Ask::default()).await.expect("an answer");
-            assert_eq!(text(answer).await.expect("a body"), format!("Bearer {token} k"));
-        }
-        std::fs::remove_file(&path).expect("remove the token");
-        let error = client.get(&url, Ask::default()).await.expect_err("no token");
-        assert!(!error.is_retryable() && error.to_string().contains("token"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_redirect_to_another_host_drops_the_credentials() {
-        let other = serve(Router::new().route("/", get(echo))).await;
-        let away = other.to_string().replace("http://", "http://mallory:pw@");
-        let router = Router::new()
-            .route("/here", get(|| async { (StatusCode::FOUND, [("location", "/home")]) }))
-            .route("/home", get(echo))
-            .route("/away", get(move || async move { (StatusCode::TEMPORARY_REDIRECT, [("location", away)]) }))
-            .route("/round", get(|| async { (StatusCode::FOUND, [("location", "/round")]) }))
-            .route("/odd", get(|| async { (StatusCode::FOUND, [("location", "ftp://host/")]) }));
-        let mut url = serve(router).await.join("here").expect("a url");
-        url.set_username("ann").expect("a user");
-        url.set_password(Some("p%40ss")).expect("a password");
-        let mut access = Access::default();
-        access.take_userinfo(&mut url);
-        access.headers.insert("x-api-key".to_owned(), HeaderSource::Plain("k".to_owned()));
-        let client = client(access);
-        let get = |path: &str| url.join(path).expect("a url");
-
-        let basic = "Basic YW5uOnBAc3M= k";
-        assert_eq!(
-            text(client.get(&get("here"), Ask::default()).await.expect("an answer")).await.expect("a body"),
-            basic
-        );
-        assert_eq!(
-            text(client.get(&get("away"), Ask::default()).await.expect("an answer")).await.expect("a body"),
-            "- -"
-        );
-        for path in ["round", "odd"] {
-            let error = client.get(&get(path), Ask::default()).await.expect_err("no end");
-            assert!(matches!(error, ClientError::Redirect { .. }), "{error}");
-        }
-        let down = redirected(
-            &"https://host/".parse().expect("a url"),
-            &Response::from(
-                axum::http::Response::builder().header("location", "http://host/").body("").expect("an answer"),
-            ),
-        );
-        assert!(down.is_err());
-    }
-
-    #[tokio::test]
-    async fn a_body_that_is_known_is_not_sent_again() {
-        async fn tagged(headers: Headers) -> axum::response::Response {
-            let known = headers.get("if-none-match").is_some_and(|tag| tag == "W/\"1\"")
-                && headers.contains_key("if-modified-since");
-            if known {
-                return StatusCode::NOT_MODIFIED.into_response();
-            }
-            ([("etag", "W/\"1\""), ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")], "body").into_response()
-        }
-        let url = serve(Router::new().route("/", get(tagged))).await;
-        let client = client(Access::default());
-        let Answer::Fresh(fresh) = client.get(&url, Ask::default()).await.expect("an answer") else {
-            panic!("nothing is known yet")
-        };
-        let validators = fresh.validators();
-        assert_eq!(fresh.content_length(), Some(4));
-        let again = Ask { validators: Some(&validators), ..Ask::default() };
-        assert!(matches!(client.get(&url, again).await, Ok(Answer::Unchanged)));
-    }
-
-    #[tokio::test]
-    async fn statuses_say_whether_to_try_again() {
-        for (head, retryable, after) in [
-            ("401 Unauthorized\r\n", false, None),
-            ("403 Forbidden\r\n", false, None),
-            ("404 Not Found\r\n", false, None),
-            ("204 No Content\r\n", false, None),
-            ("304 Not Modified\r\n", false, None),
-            ("500 Internal Server Error\r\n", true, None),
-            ("501 Not Implemented\r\n", false, None),
-            ("429 Too Many Requests\r\nRetry-After: 7\r\n", true, Some(7)),
-            (
-                "503 Service Unavailable\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:50:37 GMT\r\n",
-                true,
-                Some(60),
-            ),
-            ("503 Service Unavailable\r\nRetry-After: Sun, 06 Nov 1994 08:50:37 GMT\r\n", true, Some(0)),
-            ("503 Service Unavailable\r\nRetry-After: soon\r\n", true, None),
-        ] {
-            let text: &'static str = format!("HTTP/1.1 {head}Content-Length: 0\r\n\r\n").leak();
-            let error = client(Access::default()).get(&answer(text).await, Ask::default()).await.expect_err(head);
-            assert_eq!(
-                (error.is_retryable(), error.retry_after()),
-                (retryable, after.map(Duration::from_secs)),
-                "{head}"
-            );
-            let line = crate::report::one_line(&error);
-            assert!(line.contains("/costs.csv") && !line.contains("hush") && line.contains(&head[..3]), "{line}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_body_shorter_than_announced_is_an_error() {
-        for cut in [
-            "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
-        ] {
-            let answer = client(Access::default()).get(&answer(cut).await, Ask::default()).await.expect("an answer");
-            let error = text(answer).await.expect_err("a cut body");
-            let error = error.get_ref().and_then(|error| error.downcast_ref::<ClientError>()).expect("ours");
-            assert!(error.is_retryable() && error.to_string().contains("costs.csv?sig=***"), "{error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn nobody_there_is_worth_another_try() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let url = format!("http://u:pw@{}/", listener.local_addr().expect("an address")).parse().expect("a url");
-        drop(listener);
-        let error = client(Access::default()).get(&url, Ask::default()).await.expect_err("nobody there");
-        let line = crate::report::one_line(&error);
-        assert!(error.is_retryable() && !line.contains("pw"), "{line}");
-    }
-
-    #[test]
-    fn urls_are_shown_without_secrets() {
-        for (url, shown) in [
-            ("https://u:p@host/a.csv#frag", "https://host/a.csv"),
-            ("https://host/a.csv?month=2024-09&x", "https://host/a.csv?month=2024-09&x"),
-            (
-                "https://host/a?sv=2022-11-02&sig=a%2Fb&X-Amz-Credential=a",
-                "https://host/a?sv=2022-11-02&sig=***&X-Amz-Credential=***",
-            ),
-            ("https://host/a?d=0123456789abcdef0&eyJhbGciOiJIUzI1NiJ9", "https://host/a?d=***&***"),
-        ] {
-            assert_eq!(public_url(&url.parse().expect("a url")), shown);
-        }
-    }
-
-    #[test]
-    fn certificates_that_are_none_are_told() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let path = dir.path().join("ca.pem");
-        std::fs::write(&path, "no certificate").expect("write");
-        for path in [path, dir.path().join("missing")] {
-            let tls = Tls { ca_file: Some(path), ..Tls::default() };
-            assert!(matches!(Client::new(Access { tls, ..Access::default() }), Err(ClientError::CaFile { .. })));
-        }
-    }
-}
+mod tests;

@@ -62,11 +62,10 @@ impl Remote {
             url.query_pairs_mut().append_pair("as_of", &as_of.to_rfc3339_opts(SecondsFormat::AutoSi, true));
         }
         let shown = public_url(&self.url);
-        let failed = |source: reqwest::Error| ClientError::Send { url: shown.clone(), source: source.without_url() };
         let request = self.client.request(reqwest::Method::POST, &url).await?;
         let body = serde_json::json!({ "stmt": statement }).to_string();
         let request = request.header(reqwest::header::CONTENT_TYPE, "application/json").body(body);
-        let response = request.send().await.map_err(failed)?;
+        let response = request.send().await.map_err(|error| ClientError::unanswered(&self.url, error))?;
         if !response.status().is_success() {
             return Err(refused(shown, response).await);
         }

@@ -1,10 +1,14 @@
 //! Secrets: where they come from, read anew for every use so that a rotated one is taken, and
 //! never printed. The text itself is a [`SecretString`], which redacts itself.
 
+mod kubernetes;
+
 use std::path::PathBuf;
 
 pub use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+
+pub use self::kubernetes::{KubernetesError, KubernetesKey, KubernetesReason};
 
 /// The longest secret worth reading, in bytes; a larger file is a mistaken path.
 const MAX_SECRET_BYTES: u64 = 1 << 20;
@@ -18,6 +22,8 @@ pub enum SecretSource {
     File(PathBuf),
     /// An environment variable.
     Env(String),
+    /// A key of a Kubernetes Secret, asked of the cluster. Line breaks at its end are not part of it.
+    Kubernetes(KubernetesKey),
 }
 
 /// A secret that could not be read.
@@ -45,12 +51,25 @@ pub enum SecretError {
         /// The variable's name.
         name: String,
     },
+    /// The cluster did not give it.
+    #[error(transparent)]
+    Kubernetes(#[from] Box<KubernetesError>),
     /// There is nothing in it.
     #[error("secret {origin} is empty")]
     Empty {
-        /// The file or variable.
+        /// The file, variable or key.
         origin: String,
     },
+}
+
+impl SecretError {
+    /// Whether reading it again may go well a little later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Kubernetes(error) => error.reason.is_retryable(),
+            _ => false,
+        }
+    }
 }
 
 impl SecretSource {
@@ -68,12 +87,14 @@ impl SecretSource {
                 tokio::fs::read_to_string(path).await.map_err(failed)?
             }
             Self::Env(name) => std::env::var(name).map_err(|_| SecretError::Env { name: name.clone() })?,
+            Self::Kubernetes(key) => key.read().await.map_err(Box::new)?,
         };
         let secret = text.trim_end_matches(['\n', '\r']);
         if secret.is_empty() {
             let origin = match self {
                 Self::File(path) => path.display().to_string(),
                 Self::Env(name) => name.clone(),
+                Self::Kubernetes(key) => key.to_string(),
             };
             return Err(SecretError::Empty { origin });
         }

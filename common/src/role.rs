@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use crate::http::serve::Exposure;
+use crate::http::serve::{Exposure, ServeError};
 use crate::telemetry::{self, LogFlags};
 use crate::{program, report};
 
@@ -54,7 +54,7 @@ impl RoleFlags {
 }
 
 /// Runs a role: `configure` reads all that the configuration can be wrong about (status 2),
-/// `run` works until the token is cancelled by a signal (status 1 when it fails).
+/// `run` works until the token is cancelled by a signal (status 1 when it fails, but 2 for a [`ServeError`] of usage).
 pub fn run<C, R>(
     name: &str,
     flags: &RoleFlags,
@@ -82,6 +82,10 @@ where
             Ok(()) => {
                 tracing::info!("stopped");
                 ExitCode::SUCCESS
+            }
+            // What only the machine can tell of the configuration: whether an address is one, and for whom.
+            Err(error) if error.downcast_ref().is_some_and(ServeError::is_usage) => {
+                failed(name, &*error, ExitCode::from(WRONG_CONFIGURATION))
             }
             Err(error) => failed(name, &*error, ExitCode::FAILURE),
         }

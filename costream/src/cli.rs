@@ -47,7 +47,7 @@ pub(crate) enum Command {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) sources: SourceArgs,
-    /// Where reports in transit and the store are kept [default: ./costream-data]
+    /// Where reports in transit and the store are kept; the file's `store_url` is left aside [default: ./costream-data]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Poll every source once, store, print the table, end. Serves nothing unless an address is given
@@ -92,6 +92,9 @@ pub(crate) struct SqlArgs {
     pub(crate) statement: String,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    /// A configuration file: its handler's store is asked, unless --data-dir or --url names another
+    #[arg(long = "config.file", value_name = "FILE")]
+    pub(crate) config_file: Option<PathBuf>,
     /// Ask the tables as they were at this time: RFC 3339, or a date or time of day in UTC
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(crate) as_of: Option<DateTime<Utc>>,
@@ -103,7 +106,8 @@ pub(crate) struct SqlArgs {
 /// Which store to ask.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct PlaceArgs {
-    /// The store in this directory; a costream may be running on it [default: ./costream-data]
+    /// The store in this directory; a costream may be running on it [default: the configuration's store, else
+    /// ./costream-data]
     #[arg(long, value_name = "DIR", conflicts_with = "url")]
     pub(crate) data_dir: Option<PathBuf>,
     /// The handler at this URL; may name a user and a password

@@ -54,7 +54,7 @@ async fn body() -> ExitCode {
     telemetry::init(&cli.log);
     let status = match cli.command.unwrap_or_else(|| Command::Run(Box::default())) {
         Command::Run(args) => run::run(*args).await.unwrap_or_else(|error| told(&error, error.status())),
-        Command::Sql(args) => sql::sql(args).await.unwrap_or_else(|error| told(&error, Status::Failed)),
+        Command::Sql(args) => sql::sql(args).await.unwrap_or_else(|error| told(&error, error.status())),
         Command::Generate(args) => match generate::generate(args.rows, args.seed, args.profile, &args.out).await {
             Ok(()) => Status::Good,
             Err(error) => told(&error, Status::Failed),

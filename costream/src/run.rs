@@ -91,6 +91,7 @@ impl RunError {
         match self {
             Self::Settings(error) if error.is_usage() => Status::Usage,
             Self::Web(_) => Status::Usage,
+            Self::Serve(error) if error.is_usage() => Status::Usage,
             _ => Status::Failed,
         }
     }

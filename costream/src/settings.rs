@@ -84,6 +84,10 @@ impl Settings {
             }
         }
         handler.data_dir.clone_from(&kept);
+        if data_dir.is_some() {
+            // Who names a directory means its store, not the one that the file keeps elsewhere.
+            handler.store_url = None;
+        }
         if exporter.sources.is_empty() {
             exporter.sources.push(SourceConfig {
                 name: SourceName::new(sample::NAME).map_err(InvalidSource::from)?,
@@ -142,6 +146,14 @@ mod tests {
         assert_eq!(flagged.exporter.sources.len(), 1);
         assert_eq!(flagged.exporter.spool_dir, Path::new("data/spool"));
         assert_eq!(flagged.handler.data_dir, Path::new("data"));
+    }
+
+    #[test]
+    fn the_files_store_is_used_unless_a_data_directory_is_given() {
+        let file = "handler: {store_url: 'file:///srv/store'}\n";
+        let store = |data_dir| settings(Some(file), &[], data_dir).expect("a good file").handler.store_url;
+        assert_eq!(store(None).map(String::from).as_deref(), Some("file:///srv/store"));
+        assert_eq!(store(Some("data")), None);
     }
 
     #[test]

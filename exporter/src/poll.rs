@@ -276,7 +276,7 @@ impl Polling {
             match waits.next(error.retry_after()) {
                 Some(wait) if began.elapsed() + wait <= polls.retry_for => {
                     polls.telemetry.retried(&self.source.name);
-                    tracing::warn!(source = %self.source.name, error = one_line(&error), ?wait, "tries again");
+                    tracing::debug!(source = %self.source.name, error = one_line(&error), ?wait, "tries again");
                     tokio::time::sleep(wait).await;
                 }
                 _ => return Err(error),

@@ -7,8 +7,8 @@ use clap::Parser;
 use costream_common::config::{self, File};
 use costream_common::http::web::WebConfig;
 use costream_common::role::{self, Failure, RoleFlags};
-use costream_handler::Handler;
 use costream_handler::config::HandlerConfig;
+use costream_handler::{Handler, HandlerError};
 use serde::de::IgnoredAny;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 struct Flags {
     #[command(flatten)]
     role: RoleFlags,
-    /// Where data is kept.
+    /// Where data is kept; the file's `store_url` is left aside.
     #[arg(long)]
     data_dir: Option<PathBuf>,
 }
@@ -42,6 +42,8 @@ fn configuration(flags: &Flags) -> Result<HandlerConfig, Failure> {
     }
     if let Some(dir) = &flags.data_dir {
         config.data_dir.clone_from(dir);
+        // Who names a directory means its store, not the one that the file keeps elsewhere.
+        config.store_url = None;
     }
     config.allow_unauthenticated |= flags.role.allow_unauthenticated;
     if let Some(file) = &config.web_config_file {
@@ -52,7 +54,10 @@ fn configuration(flags: &Flags) -> Result<HandlerConfig, Failure> {
 
 async fn run(config: HandlerConfig, shutdown: CancellationToken) -> Result<(), Failure> {
     let handler = Handler::open(config).await?;
-    let listener = handler.bind().await?;
+    let listener = handler.bind().await.map_err(|error| match error {
+        HandlerError::Serve(error) => Failure::from(error),
+        error => error.into(),
+    })?;
     tracing::info!(address = %listener.local_addr(), "listening on {}", listener.url());
     let ((), served) = tokio::join!(handler.run_maintenance(shutdown.clone()), handler.serve(listener, shutdown));
     Ok(served?)

@@ -386,23 +386,33 @@ impl Pursuit {
             .map_err(|_| ScrapeError::TimedOut { target: self.target.name().to_owned(), timeout: given })
     }
 
-    /// Logs what the cycle came to: here, and nowhere below.
+    /// Logs what the cycle stored.
     fn say(&self, report: &CycleReport) {
+        let target = self.target.name();
+        for delivery in &report.deliveries {
+            let Ok(receipt) = &delivery.result else { continue };
+            let (table, rows) = (&delivery.table, receipt.stored);
+            match &delivery.snapshot {
+                Some((key, snapshot)) => {
+                    tracing::info!(target, %table, scope = key.scope.as_str(), %snapshot, rows, "stored");
+                }
+                None => tracing::debug!(target, %table, rows, "stored"),
+            }
+        }
+    }
+
+    /// Logs what failed, for cycles that nobody waits for: here, and nowhere below.
+    pub(crate) fn complain(&self, report: &CycleReport) {
         let target = self.target.name();
         if let Some(error) = &report.error {
             tracing::warn!(target, error = one_line(error), "scrape failed");
         }
         for delivery in &report.deliveries {
+            let Err(error) = &delivery.result else { continue };
             let table = &delivery.table;
             let scope = delivery.snapshot.as_ref().map(|(key, _)| key.scope.as_str());
             let snapshot = delivery.snapshot.as_ref().map(|(_, snapshot)| snapshot.to_string());
-            match &delivery.result {
-                Ok(receipt) if scope.is_some() => {
-                    tracing::info!(target, %table, scope, snapshot, rows = receipt.stored, "stored");
-                }
-                Ok(receipt) => tracing::debug!(target, %table, rows = receipt.stored, "stored"),
-                Err(error) => tracing::warn!(target, %table, scope, snapshot, error = one_line(error), "not stored"),
-            }
+            tracing::warn!(target, %table, scope, snapshot, error = one_line(error), "not stored");
         }
     }
 
@@ -467,7 +477,7 @@ impl Tries<'_> {
         }
         let Some(wait) = self.waits.next(error.retry_after()) else { return false };
         let cause: &(dyn Error + 'static) = error;
-        tracing::info!(error = one_line(cause), "trying again in {:.1}s", wait.as_secs_f64());
+        tracing::debug!(error = one_line(cause), "trying again in {:.1}s", wait.as_secs_f64());
         self.shutdown.run_until_cancelled(sleep(wait)).await.is_some()
     }
 }

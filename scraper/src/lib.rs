@@ -70,7 +70,8 @@ impl Scraper {
         Ok(Self { shared: Arc::new(Shared { pursuits, telemetry: Telemetry::new() }) })
     }
 
-    /// One cycle of every target, all at the same time. Dropping it stores no snapshot in part.
+    /// One cycle of every target, all at the same time. What failed is the caller's to tell. Dropping it stores no
+    /// snapshot in part.
     pub async fn cycle_once(&self) -> Vec<CycleReport> {
         let never = CancellationToken::new();
         let cycles = self.shared.pursuits.iter().map(|pursuit| pursuit.cycle(&self.shared.telemetry, &never));
@@ -107,6 +108,7 @@ async fn pursue(shared: Arc<Shared>, pursuit: Arc<Pursuit>, shutdown: Cancellati
     while !shutdown.is_cancelled() {
         let started = Instant::now();
         let report = pursuit.cycle(&shared.telemetry, &shutdown).await;
+        pursuit.complain(&report);
         let wait = if report.is_complete() {
             failed.reset();
             jittered(pursuit.interval()).saturating_sub(started.elapsed())

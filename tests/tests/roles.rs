@@ -12,8 +12,23 @@ use costream_tests::report::sums;
 fn main() -> ExitCode {
     Suite::new()
         .claim("three_programs_store_what_the_report_says", || three_programs("arrow"))
+        .claim("an_address_that_is_open_to_others_without_a_password_is_a_wrong_configuration", open_to_others)
         .claim("text_in_place_of_arrow_stores_the_same", || three_programs("text"))
         .run()
+}
+
+fn open_to_others() -> Result<()> {
+    let folder = tempfile::tempdir().context("make a folder")?;
+    let config = "exporter: {spool_dir: spool}\nscraper: {targets: [{url: 'http://127.0.0.1:1'}]}\n";
+    fs::write(folder.path().join("costream.yaml"), config).context("write the configuration")?;
+    for role in ["costream-exporter", "costream-scraper", "costream-handler"] {
+        let arguments = ["--config.file", "costream.yaml", "--web.listen-address", "0.0.0.0:0"];
+        let (status, _, errors) = run(role, folder.path(), &arguments)?;
+        ensure!(status == Some(2), "{role} ended with {status:?}: {errors}");
+        let told: Vec<_> = errors.lines().filter(|line| line.starts_with(role)).collect();
+        ensure!(told.len() == 1 && told[0].contains("--web.allow-unauthenticated"), "{errors}");
+    }
+    Ok(())
 }
 
 fn three_programs(records: &str) -> Result<()> {

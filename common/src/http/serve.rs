@@ -89,6 +89,13 @@ pub enum ServeError {
     },
 }
 
+impl ServeError {
+    /// Whether the operator has to write something else: the configuration is wrong, not the machine.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Address { .. } | Self::Exposed { .. })
+    }
+}
+
 /// What may be served to somebody who proved nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposure {

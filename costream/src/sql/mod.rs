@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use arrow::error::ArrowError;
 use chrono::{DateTime, Utc};
-use costream_common::config::Span;
+use costream_common::config::{self, ConfigError, Span};
 use costream_common::http::client::ClientError;
 use costream_handler::config::HandlerConfig;
 use costream_handler::sql::{Engine, Limits, Options};
@@ -28,6 +28,7 @@ pub(crate) use self::print::Printer;
 use self::remote::Remote;
 use crate::Status;
 use crate::cli::{DATA_DIR, SqlArgs};
+use crate::settings::ConfigFile;
 
 /// What a statement of our own process may use: it is alone, and its reader says when it is enough.
 const LIMITS: Limits = Limits {
@@ -42,9 +43,11 @@ const LIMITS: Limits = Limits {
 /// # Errors
 /// There is no answer, or not all of it: what was printed until then is not the whole.
 pub(crate) async fn sql(args: SqlArgs) -> Result<Status, SqlError> {
-    let place = match args.place.url.clone() {
-        Some(url) => Place::remote(url)?,
-        None => Place::in_directory(args.place.data_dir.as_deref().unwrap_or(Path::new(DATA_DIR)))?,
+    let place = match (args.place.url.clone(), args.place.data_dir.as_deref(), args.config_file.as_deref()) {
+        (Some(url), ..) => Place::remote(url)?,
+        (None, Some(data_dir), _) => Place::in_directory(data_dir)?,
+        (None, None, Some(path)) => Place::configured(&config::load::<ConfigFile>(path)?.handler)?,
+        (None, None, None) => Place::in_directory(Path::new(DATA_DIR))?,
     };
     match print(&place, &args).await {
         // Whoever reads the output has had enough.
@@ -142,9 +145,22 @@ pub(crate) struct Answer {
     pub(crate) rows: BoxStream<'static, Result<Rows, SqlError>>,
 }
 
+impl SqlError {
+    /// The status to end with.
+    pub(crate) fn status(&self) -> Status {
+        match self {
+            Self::Config(_) => Status::Usage,
+            _ => Status::Failed,
+        }
+    }
+}
+
 /// A statement that gave no answer, or not all of it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SqlError {
+    /// The configuration file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// There is nothing to ask.
     #[error("no store in {}: `costream run --data-dir {0}` makes one", path.display())]
     NoStore { path: PathBuf },

@@ -31,6 +31,17 @@ fn a_source_that_is_no_good_is_told_on_one_line_and_the_status_is_1() {
 }
 
 #[test]
+fn a_poll_that_was_tried_again_is_told_once() {
+    let house = House::new();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let file = format!("exporter:\n  retry_for: 2s\n  sources: [{{url: 'http://{nobody}/a.csv'}}]\n");
+    house.write("costream.yaml", file);
+    let ran = house.run(&["run", "--once", "--config.file", "costream.yaml"]).ended(1);
+    let told: Vec<_> = ran.err.lines().filter(|line| line.contains("refused")).collect();
+    assert!(told.len() == 1 && told[0].starts_with(&format!("costream: poll of http://{nobody}/a.csv")), "{}", ran.err);
+}
+
+#[test]
 fn a_failed_poll_loses_nothing_and_the_other_sources_go_on() {
     let house = House::new();
     let good = house.report("good.csv", 300, 1, "strict");

@@ -62,7 +62,7 @@ fn an_address_that_is_taken_is_named() {
 
 #[test]
 fn other_addresses_want_a_password_or_a_word() {
-    let ran = House::new().run(&["run", "--once", "--handler.listen-address", "0.0.0.0:0"]).ended(1);
+    let ran = House::new().run(&["run", "--once", "--handler.listen-address", "0.0.0.0:0"]).ended(2);
     assert!(ran.err.contains("--web.allow-unauthenticated"), "{}", ran.err);
     House::new()
         .run(&["run", "--once", "--handler.listen-address", "0.0.0.0:0", "--web.allow-unauthenticated"])
@@ -85,6 +85,36 @@ fn with_users_everybody_is_asked_and_the_scraper_still_gets_through() {
     let refused = house.run(&["reconcile", "--url", &with_login, "--exporter.url", &exporter]).ended(1);
     assert!(refused.err.contains("401"), "{}", refused.err);
     assert_eq!(running.terminate(), Some(0));
+}
+
+#[test]
+fn the_store_of_the_file_is_asked_unless_a_data_directory_is_given() {
+    let house = House::new();
+    let report = house.report("a.csv", 100, 1, "aws");
+    let store = house.path("elsewhere");
+    house.write(
+        "costream.yaml",
+        format!(
+            "exporter: {{spool_dir: spool, sources: [{{path: a.csv}}]}}\nhandler: {{data_dir: kept, store_url: 'file://{}'}}\n",
+            store.display()
+        ),
+    );
+    let file = ["--config.file", "costream.yaml"];
+    house.run(&[&["run", "--once"], &file[..]].concat()).ended(0);
+    assert_eq!(house.stored(&file), oracle(&[&report]));
+    house.run(&[&["reconcile"], &file[..]].concat()).ended(0);
+
+    let other = [&file[..], &["--data-dir", "other"]].concat();
+    let none = house.run(&[&["sql", "SELECT 1"], &other[..]].concat()).ended(1);
+    assert!(none.err.contains("no store in other"), "{}", none.err);
+    house.run(&[&["reconcile"], &other[..]].concat()).ended(1);
+    std::fs::remove_dir_all(store).expect("removed");
+    house.run(&[&["run", "--once"], &other[..]].concat()).ended(0);
+    assert_eq!(house.stored(&["--data-dir", "other"]), oracle(&[&report]), "the flag wins");
+
+    house.write("costream.yaml", "handler: {store_ulr: 'file:///a'}\n");
+    let wrong = house.run(&[&["sql", "SELECT 1"], &file[..]].concat()).ended(2);
+    assert!(wrong.err.contains("line 1") && wrong.err.contains("store_ulr"), "{}", wrong.err);
 }
 
 #[test]

@@ -110,7 +110,7 @@ pub(crate) struct PlaceArgs {
     /// ./costream-data]
     #[arg(long, value_name = "DIR", conflicts_with = "url")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// The handler at this URL; may name a user and a password
+    /// The handler at this URL, which may name a user and a password; or the store at it (s3://, az://, gs://, ...)
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<Url>,
 }

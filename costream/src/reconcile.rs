@@ -74,7 +74,7 @@ pub(crate) async fn reconcile(args: ReconcileArgs) -> Result<Status, ReconcileEr
     let settings = Settings::new(&args.sources, data_dir)?;
     settings.lay_sample_down().await?;
     let place = match args.place.url.clone() {
-        Some(url) => Place::remote(url)?,
+        Some(url) => Place::at(url)?,
         None => Place::configured(&settings.handler)?,
     };
     let sources = settings.source_names();

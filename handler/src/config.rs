@@ -4,11 +4,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::sql::Limits;
+use crate::store::delta::StoreUrl;
 use costream_common::config::Span;
 use serde::Deserialize;
-use url::Url;
-
-use crate::sql::Limits;
 
 /// Where the handler listens when nobody says otherwise: this machine only.
 pub const LISTEN_ADDRESS: &str = "127.0.0.1:8088";
@@ -23,8 +22,8 @@ pub struct HandlerConfig {
     pub listen_address: String,
     /// The store is the folder `store` in it.
     pub data_dir: PathBuf,
-    /// The store, when it is not in `data_dir`: a `file://` URL, or one of an object store.
-    pub store_url: Option<Url>,
+    /// The store, when it is not in `data_dir`.
+    pub store_url: Option<StoreUrl>,
     /// How long the past can be asked for.
     pub retention: Span,
     /// Between two rounds of housekeeping.
@@ -77,6 +76,15 @@ mod tests {
     fn a_wrong_key_is_named_with_its_line() {
         let error = read("handler:\n  query:\n    max_row: 1\n").expect_err("a misspelt key");
         assert!(error.contains("line 3") && error.contains("max_row"), "{error}");
+    }
+
+    #[test]
+    fn a_store_elsewhere_is_named_by_its_url_and_secrets_are_not() {
+        let config = read("handler: {store_url: \"s3://bucket/costs\"}\n").expect("a good section");
+        assert_eq!(config.store_url.map(|url| url.to_string()).as_deref(), Some("s3://bucket/costs"));
+        let error = read("handler:\n  store_url: az://container/costs?sig=verysecret\n").expect_err("a signature");
+        assert!(error.contains("line 2") && error.contains("store_url"), "{error}");
+        assert!(error.contains("no credentials") && !error.contains("verysecret"), "{error}");
     }
 
     #[test]

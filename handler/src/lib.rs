@@ -61,7 +61,7 @@ impl std::fmt::Debug for Handler {
 }
 
 impl Handler {
-    /// Opens the store; serves nothing yet.
+    /// Opens the store, and finds out whether it can be reached; serves nothing yet.
     ///
     /// # Errors
     /// The store's place cannot be made or reached.
@@ -78,6 +78,7 @@ impl Handler {
         options.retention = config.retention.0;
         options.query_memory_bytes = config.query.max_memory_bytes;
         let store = DeltaStore::open(options)?;
+        store.reach().await?;
         let store = Store { write: Arc::new(store.clone()), read: Arc::new(store) };
         let engine = Engine::new(store.read.clone(), config.query);
         let telemetry = api::Telemetry::new();

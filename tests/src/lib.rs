@@ -1,8 +1,9 @@
 //! What tests need beyond the Rust toolchain: other people's programs, found or installed
-//! ([`parts`]), ours, built and started as users start them ([`programs`]), and stand-ins on
-//! this machine for servers that are not to be had ([`server`], [`kubernetes`]).
+//! ([`parts`], and [`clouds`] from them), ours, built and started as users start them ([`programs`]), and
+//! stand-ins on this machine for servers that are not to be had ([`server`], [`kubernetes`]).
 
 pub mod certificates;
+pub mod clouds;
 pub mod kubernetes;
 pub mod parts;
 pub mod programs;

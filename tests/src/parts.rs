@@ -1,7 +1,6 @@
-//! Real parts: Prometheus, promtool, and Python with packages from PyPI. A part that is not
-//! there is installed where that is allowed (a Python environment of our own), and otherwise
-//! its tests say so in one line and count as ignored; `COSTREAM_TEST_REQUIRE=all` makes that
-//! a failure.
+//! Real parts: Prometheus, promtool, and packages from PyPI and npm. A part that is not there
+//! is installed where that is allowed (a folder of our own), and otherwise its tests say so in
+//! one line and count as ignored; `COSTREAM_TEST_REQUIRE=all` makes that a failure.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -84,27 +83,49 @@ pub fn on_path(program: &str) -> Result<PathBuf> {
 /// # Errors
 /// There is no Python 3 with `venv`, or the packages could not be installed.
 pub fn python(packages: &[&str]) -> Result<PathBuf> {
+    let home = made_once("python", packages, |home| {
+        quiet(Command::new("python3").args(["-m", "venv"]).arg(home)).context("make a Python environment")?;
+        quiet(
+            Command::new(home.join("bin").join("python"))
+                .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"])
+                .args(packages),
+        )
+        .with_context(|| format!("install {} from PyPI", packages.join(" ")))
+    })?;
+    Ok(home.join("bin").join("python"))
+}
+
+/// The folder of the programs of `packages` (as npm takes them), installed on first use in the
+/// build's own folder and kept there.
+///
+/// # Errors
+/// There is no Node with npm, or the packages could not be installed.
+pub fn node(packages: &[&str]) -> Result<PathBuf> {
+    let home = made_once("node", packages, |home| {
+        std::fs::create_dir_all(home).context("make a folder for Node's packages")?;
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(home);
+        quiet(npm.args(packages)).with_context(|| format!("install {} from npm", packages.join(" ")))
+    })?;
+    Ok(home.join("node_modules").join(".bin"))
+}
+
+/// A folder below the build's own that `make` has filled, now or earlier.
+fn made_once(kind: &str, packages: &[&str], make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let name: String =
         packages.join("-").chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
-    let home = target_dir()?.join("python").join(name);
-    let python = home.join("bin").join("python");
+    let home = target_dir()?.join(kind).join(name);
     let complete = home.join("complete");
-    // Its scripts name their interpreter by path, so one that was moved with its folder is not complete.
+    // Scripts name their interpreter by path, so what was moved with its folder is not complete.
     let here = home.as_os_str().as_encoded_bytes();
     if std::fs::read(&complete).is_ok_and(|made_at| made_at == here) {
-        return Ok(python);
+        return Ok(home);
     }
     // Made anew from scratch: an earlier attempt may have been cut off half-way.
     let _ = std::fs::remove_dir_all(&home);
-    quiet(Command::new("python3").args(["-m", "venv"]).arg(&home)).context("make a Python environment")?;
-    quiet(
-        Command::new(&python)
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"])
-            .args(packages),
-    )
-    .with_context(|| format!("install {} from PyPI", packages.join(" ")))?;
+    make(&home)?;
     std::fs::write(&complete, here).with_context(|| format!("write {}", complete.display()))?;
-    Ok(python)
+    Ok(home)
 }
 
 /// Runs a command whose output matters only when it fails.

@@ -147,9 +147,23 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Resul
 /// # Errors
 /// It does not build or start.
 pub fn run(name: &str, folder: &Path, arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
+    run_with(name, folder, arguments, &[])
+}
+
+/// [`run`], with variables in the environment.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(
+    name: &str,
+    folder: &Path,
+    arguments: &[&str],
+    variables: &[(String, String)],
+) -> Result<(Option<i32>, String, String)> {
     let output = Command::new(program(name)?)
         .current_dir(folder)
         .args(arguments)
+        .envs(variables.iter().cloned())
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("start {name}"))?;

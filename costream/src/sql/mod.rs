@@ -18,7 +18,7 @@ use costream_common::http::client::ClientError;
 use costream_handler::config::HandlerConfig;
 use costream_handler::sql::{Engine, Limits, Options};
 use costream_handler::store::StoreRead;
-use costream_handler::store::delta::{DeltaOptions, DeltaStore};
+use costream_handler::store::delta::{DeltaOptions, DeltaStore, StoreUrl, StoreUrlError};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use url::Url;
@@ -44,7 +44,7 @@ const LIMITS: Limits = Limits {
 /// There is no answer, or not all of it: what was printed until then is not the whole.
 pub(crate) async fn sql(args: SqlArgs) -> Result<Status, SqlError> {
     let place = match (args.place.url.clone(), args.place.data_dir.as_deref(), args.config_file.as_deref()) {
-        (Some(url), ..) => Place::remote(url)?,
+        (Some(url), ..) => Place::at(url)?,
         (None, Some(data_dir), _) => Place::in_directory(data_dir)?,
         (None, None, Some(path)) => Place::configured(&config::load::<ConfigFile>(path)?.handler)?,
         (None, None, None) => Place::in_directory(Path::new(DATA_DIR))?,
@@ -77,12 +77,19 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// The handler at a URL.
+    /// The handler at an http or https URL, or the store at another.
     ///
     /// # Errors
     /// It cannot be asked.
-    pub(crate) fn remote(url: Url) -> Result<Self, SqlError> {
-        Ok(Self::Remote(Box::new(Remote::new(url)?)))
+    pub(crate) fn at(url: Url) -> Result<Self, SqlError> {
+        match url.scheme() {
+            "http" | "https" => Ok(Self::Remote(Box::new(Remote::new(url)?))),
+            _ => Self::stored_at(url.try_into().map_err(|source| SqlError::Url { source })?),
+        }
+    }
+
+    fn stored_at(place: StoreUrl) -> Result<Self, SqlError> {
+        Ok(Self::local(Arc::new(DeltaStore::open(DeltaOptions::at(place))?)))
     }
 
     /// The store in a data directory, beside a process that writes to it.
@@ -104,7 +111,7 @@ impl Place {
     /// As [`Place::in_directory`].
     pub(crate) fn configured(config: &HandlerConfig) -> Result<Self, SqlError> {
         match &config.store_url {
-            Some(url) => Ok(Self::local(Arc::new(DeltaStore::open(DeltaOptions::at(url.clone()))?))),
+            Some(url) => Self::stored_at(url.clone()),
             None => Self::in_directory(&config.data_dir),
         }
     }
@@ -174,8 +181,11 @@ pub(crate) enum SqlError {
     #[error("show a value of the answer")]
     Show(#[from] ArrowError),
     /// A URL that cannot be asked.
-    #[error("{url} is neither http nor https")]
-    Url { url: String },
+    #[error("--url is neither a handler's, which begins with http:// or https://, nor a store's")]
+    Url {
+        #[source]
+        source: StoreUrlError,
+    },
     /// The handler cannot be reached.
     #[error(transparent)]
     Client(#[from] ClientError),

@@ -35,16 +35,13 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    /// The handler at `url`, which may name a user and a password.
+    /// The handler at `url`, http or https, which may name a user and a password.
     ///
     /// # Errors
     /// The URL is none that can be asked.
     pub(crate) fn new(mut url: Url) -> Result<Self, SqlError> {
         let mut access = Access::default();
         access.take_userinfo(&mut url);
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(SqlError::Url { url: public_url(&url) });
-        }
         let client = Client::new(access)?;
         let place = format!("{}/_sql", url.path().trim_end_matches('/'));
         url.set_path(&place);

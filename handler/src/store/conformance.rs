@@ -1,5 +1,5 @@
-//! What every store must do, as tests: [`conformance_tests`] makes them for one of them. Each
-//! case gets a fresh, empty store.
+//! What every store must do, as tests: a function a case, each for a fresh, empty store, and
+//! [`each_case`], which names them all.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,11 +19,10 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use crate::ident::{ColumnName, TableName};
 use crate::store::{Batches, Committed, Delivery, Query, Store, StoreError, Upsert, Upserted};
 
-/// Makes a test of every case, with `$factory()` a future of a [`Store`] and of whatever must
-/// live as long as it.
-macro_rules! conformance_tests {
-    ($factory:path) => {
-        $crate::store::conformance::conformance_tests!(@each $factory:
+/// Calls the macro `$then` with what stands behind it, and the name of every case.
+macro_rules! each_case {
+    ($then:ident $($with:tt)*) => {
+        $then! { [$($with)*]
             a_snapshot_delivered_twice_is_stored_once,
             a_delivery_that_fails_midway_changes_nothing_and_can_be_repeated,
             a_delivery_that_is_dropped_midway_changes_nothing,
@@ -46,19 +45,10 @@ macro_rules! conformance_tests {
             concurrent_snapshots_of_one_scope_leave_the_latest,
             a_store_holds_few_batches_of_a_long_delivery,
             tables_and_columns_are_listed,
-        );
-    };
-    (@each $factory:path: $($case:ident,)*) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() {
-                let (store, _keep) = $factory().await;
-                $crate::store::conformance::$case(&store).await;
-            }
-        )*
+        }
     };
 }
-pub(crate) use conformance_tests;
+pub(crate) use each_case;
 
 /// A charge.
 #[derive(Clone, Debug)]

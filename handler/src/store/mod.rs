@@ -1,5 +1,5 @@
 //! Stores: record batches in, tables out, SQL on the tables. One set of traits, one
-//! [`conformance`] suite, and a store behind them: `delta` (Delta Lake in a directory).
+//! [`conformance`] suite, and a store behind them: `delta` (Delta Lake in a directory or a bucket).
 //!
 //! The traits promise no transaction across calls and nothing about single rows, so that a
 //! store without transactions (a cluster that loads a snapshot beside the current one and

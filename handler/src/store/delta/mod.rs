@@ -11,8 +11,12 @@
 //! Memory: see [`files`] for a replace, [`upsert`] for an upsert, and
 //! [`DeltaOptions::query_memory_bytes`] for queries; besides, the list of a table's files.
 
+#[cfg(test)]
+mod faults;
 mod files;
 mod maintain;
+mod place;
+mod plain;
 mod read;
 mod stats;
 mod sum;
@@ -34,10 +38,11 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::session_state::SessionState;
 use datafusion::prelude::SessionContext;
 use deltalake::kernel::{Action, Transaction};
-use deltalake::logstore::{StorageConfig, logstore_for, object_store_factories};
+use deltalake::logstore::{StorageConfig, default_logstore};
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use object_store::ObjectStore;
+use object_store::prefix::PrefixStore;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -49,6 +54,7 @@ use crate::store::{
 
 pub use files::FileError;
 use files::{PartitionWriter, Written};
+pub use place::{StoreUrl, StoreUrlError};
 use table::{Layout, Outcome, State, Table};
 
 /// Tries at a commit before the others are given the field: each is lost to somebody's success.
@@ -63,10 +69,8 @@ const SPILL_DIR: &str = ".spill";
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DeltaOptions {
-    /// The folder of the tables: a `file://` URL, or one of an object store that was built in.
-    pub place: Url,
-    /// Options of the object store.
-    pub storage: HashMap<String, String>,
+    /// The folder of the tables.
+    pub place: StoreUrl,
     /// How long the past can be asked for.
     pub retention: Duration,
     /// What all queries together may hold in memory before they spill.
@@ -93,14 +97,14 @@ impl DeltaOptions {
         std::fs::create_dir_all(directory).map_err(|e| failed(e.into()))?;
         let directory = directory.canonicalize().map_err(|e| failed(e.into()))?;
         let place = Url::from_directory_path(&directory).map_err(|()| failed("not an absolute path".into()))?;
+        let place = StoreUrl::try_from(place).map_err(|e| failed(e.into()))?;
         Ok(Self { spill_dir: Some(directory.join(SPILL_DIR)), ..Self::at(place) })
     }
 
     /// A store below a URL.
-    pub fn at(place: Url) -> Self {
+    pub fn at(place: StoreUrl) -> Self {
         Self {
             place,
-            storage: HashMap::new(),
             retention: Duration::from_secs(30 * 24 * 60 * 60),
             query_memory_bytes: 128 << 20,
             spill_dir: None,
@@ -134,7 +138,9 @@ type ScopeLock = tokio::sync::Mutex<()>;
 
 struct Shared {
     options: DeltaOptions,
-    /// Rooted at the place.
+    /// All that is reached: a bucket, or the file system.
+    bucket: Arc<dyn ObjectStore>,
+    /// The place in it.
     root: Arc<dyn ObjectStore>,
     tables: Mutex<HashMap<TableName, Arc<Table>>>,
     /// Who replaces a scope now: table and application id.
@@ -145,7 +151,9 @@ struct Shared {
 
 impl std::fmt::Debug for DeltaStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DeltaStore").field("place", &self.shared.options.place.as_str()).finish_non_exhaustive()
+        f.debug_struct("DeltaStore")
+            .field("place", &self.shared.options.place.as_url().as_str())
+            .finish_non_exhaustive()
     }
 }
 
@@ -156,22 +164,40 @@ impl From<DeltaStore> for Store {
 }
 
 impl DeltaStore {
-    /// Opens the store. Tables are opened when they are first used.
+    /// Opens the store, reached as the environment says. Tables are opened when they are first
+    /// used; nothing is asked of a cloud before [`DeltaStore::reach`].
     ///
     /// # Errors
-    /// There is no such kind of place, or the spill directory cannot be used.
+    /// The environment is no good, or the spill directory cannot be used.
     pub fn open(options: DeltaOptions) -> Result<Self, StoreError> {
-        let failed = |attempt, source: BatchError| StoreError::Place { attempt, place: shown(&options.place), source };
-        let scheme = Url::parse(&format!("{}://", options.place.scheme())).map_err(|e| failed("open", e.into()))?;
-        let factory = object_store_factories().get(&scheme).map(|entry| entry.value().clone());
-        let factory =
-            factory.ok_or_else(|| failed("open", format!("{} is not built in", options.place.scheme()).into()))?;
-        let config = StorageConfig::parse_options(&options.storage).map_err(|e| failed("open", e.into()))?;
-        let (store, prefix) = factory.parse_url_opts(&options.place, &config).map_err(|e| failed("open", e.into()))?;
-        let root = Arc::new(object_store::prefix::PrefixStore::new(store, prefix));
-        let session = read::base_session(&options).map_err(|e| failed("set up queries on", e.into()))?;
-        let shared = Shared { options, root, tables: Mutex::default(), scopes: Mutex::default(), session };
+        let bucket = options.place.connect(place::environment());
+        let bucket = bucket.map_err(|e| Self::failed("open", &options, e))?;
+        Self::over(bucket, options)
+    }
+
+    /// The store in a bucket that is at hand.
+    ///
+    /// # Errors
+    /// The spill directory cannot be used.
+    pub fn over(bucket: Arc<dyn ObjectStore>, options: DeltaOptions) -> Result<Self, StoreError> {
+        let prefix = object_store::path::Path::from_url_path(options.place.as_url().path());
+        let prefix = prefix.map_err(|e| Self::failed("open", &options, e))?;
+        let root = Arc::new(PrefixStore::new(bucket.clone(), prefix));
+        let session = read::base_session(&options).map_err(|e| Self::failed("set up queries on", &options, e))?;
+        let shared = Shared { options, bucket, root, tables: Mutex::default(), scopes: Mutex::default(), session };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Finds out whether the store can be reached and read, tables or none.
+    ///
+    /// # Errors
+    /// Nobody answers, there is no such bucket, or the credentials are wrong.
+    pub async fn reach(&self) -> Result<(), StoreError> {
+        read::table_names(&self.shared).await.map(|_| ())
+    }
+
+    fn failed(attempt: &'static str, options: &DeltaOptions, source: impl Into<BatchError>) -> StoreError {
+        StoreError::Place { attempt, place: options.place.to_string(), source: source.into() }
     }
 }
 
@@ -225,15 +251,11 @@ impl Shared {
         if let Some(table) = tables.get(name) {
             return Ok(table.clone());
         }
-        let failed = |source: BatchError| StoreError::Table { attempt: "open", table: name.clone(), source };
-        let mut url = self.options.place.clone();
-        url.path_segments_mut()
-            .map_err(|()| failed("the store's place is no folder".into()))?
-            .pop_if_empty()
-            .push(name.as_str())
-            .push("");
-        let config = StorageConfig::parse_options(&self.options.storage).map_err(|e| failed(e.into()))?;
-        let log = logstore_for(&url, config).map_err(|e| failed(e.into()))?;
+        let (url, config) = (self.options.place.folder(name), StorageConfig::default());
+        let folder = config.decorate_store(self.bucket.clone(), &url);
+        let folder =
+            folder.map_err(|e| StoreError::Table { attempt: "open", table: name.clone(), source: e.into() })?;
+        let log = default_logstore(Arc::new(folder), self.bucket.clone(), &url, &config);
         let table = Arc::new(Table::new(name.clone(), log));
         tables.insert(name.clone(), table.clone());
         Ok(table)
@@ -344,14 +366,6 @@ impl ReplaceCommit {
                 && let Some(current) = table.snapshot_of(state, &key).await?
                 && current >= snapshot
             {
-                // Our own commit, of which we heard only that it may have failed?
-                if let Some(add) = written.adds().first()
-                    && current == snapshot
-                    && state.files.contains_key(&add.path)
-                {
-                    written.keep();
-                    return Ok(done);
-                }
                 written.discard().await;
                 return Ok(Committed { rows: 0, already: true, current });
             }
@@ -474,14 +488,4 @@ fn folder_of(source: &str, scope: &str) -> String {
     digest.update(source);
     digest.update(scope);
     digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A URL without what must not be shown.
-fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    // A URL that cannot have a user has none.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.set_query(None);
-    url.to_string()
 }

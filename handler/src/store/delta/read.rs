@@ -131,7 +131,7 @@ pub(super) async fn tables(store: &Arc<Shared>) -> Result<Vec<TableInfo>, StoreE
 pub(super) async fn table_names(store: &Arc<Shared>) -> Result<Vec<TableName>, StoreError> {
     let failed = |source: object_store::Error| StoreError::Place {
         attempt: "list",
-        place: super::shown(&store.options.place),
+        place: store.options.place.to_string(),
         source: source.into(),
     };
     let listing = match store.root.list_with_delimiter(None).await {

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use costream_common::record::{ColumnKind, ScopeKey, SnapshotId, X_SCOPE, X_SOURCE};
 use deltalake::DeltaTable;
@@ -29,7 +30,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 
 use super::files::FileError;
-use super::stats;
+use super::{MAX_TRIES, stats, wait};
 use crate::ident::TableName;
 use crate::store::{BatchError, StoreError};
 
@@ -115,7 +116,8 @@ pub(super) struct Layout {
 /// How a try to commit ended.
 pub(super) enum Outcome {
     Committed,
-    /// Another writer made this version; the table must be looked at again.
+    /// Another writer made this version, and ours is not and will not be in the log; the table
+    /// must be looked at again.
     Lost,
 }
 
@@ -424,19 +426,40 @@ impl Table {
             serde_json::to_writer(&mut entry, &action).map_err(|e| self.failed("commit to", e))?;
             entry.push(b'\n');
         }
-        let entry = CommitOrBytes::LogBytes(entry.into());
-        match self.log.write_commit_entry(version, entry, uuid::Uuid::new_v4()).await {
-            Ok(()) => {
-                self.remember_time(version, time);
-                let files = state.map_or(0, |state| state.files.len() as u64);
-                if (version + 1).is_multiple_of(CHECKPOINT_INTERVAL * (files / CHECKPOINT_FILES).next_power_of_two()) {
-                    self.checkpoint().await;
-                }
-                Ok(Outcome::Committed)
-            }
-            Err(TransactionError::VersionAlreadyExists(_)) => Ok(Outcome::Lost),
-            Err(error) => Err(self.failed("commit to", error)),
+        if !self.write_entry(version, entry.into()).await? {
+            return Ok(Outcome::Lost);
         }
+        self.remember_time(version, time);
+        let files = state.map_or(0, |state| state.files.len() as u64);
+        if (version + 1).is_multiple_of(CHECKPOINT_INTERVAL * (files / CHECKPOINT_FILES).next_power_of_two()) {
+            self.checkpoint().await;
+        }
+        Ok(Outcome::Committed)
+    }
+
+    /// Writes a log entry unless there is one of this version; says whether it is the one.
+    ///
+    /// Over a network, "there is one already" may be our own: the answer was lost on the way, and
+    /// the client asked again. And while the store is busy with two of us it may refuse both. So
+    /// what is there decides; when nothing is, the same bytes are sent again, and only they.
+    ///
+    /// # Errors
+    /// The entry may or may not have been written.
+    async fn write_entry(&self, version: u64, entry: Bytes) -> Result<bool, StoreError> {
+        for attempt in 1..=MAX_TRIES {
+            let bytes = CommitOrBytes::LogBytes(entry.clone());
+            match self.log.write_commit_entry(version, bytes, uuid::Uuid::new_v4()).await {
+                Ok(()) => return Ok(true),
+                Err(TransactionError::VersionAlreadyExists(_)) => {}
+                Err(error) => return Err(self.failed("commit to", error)),
+            }
+            let there = self.log.read_commit_entry(version).await.map_err(|e| self.failed("commit to", e))?;
+            match there {
+                Some(there) => return Ok(there == entry),
+                None => wait(attempt).await,
+            }
+        }
+        Err(self.failed("commit to", format!("version {version} was refused {MAX_TRIES} times, and nobody made it")))
     }
 
     /// Writes a checkpoint of the latest version. Only speed depends on it.

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{DeltaOptions, DeltaStore};
 use crate::ident::TableName;
 use crate::store::conformance::{
-    ask, ask_as_of, charges, conformance_tests, delivery, key, next_moment, plain, replace, row, snapshot, stream,
+    ask, ask_as_of, charges, delivery, each_case, key, next_moment, plain, replace, row, snapshot, stream,
 };
 use crate::store::{Query, Store, StoreError};
 
@@ -34,7 +34,20 @@ fn open(dir: &Path) -> DeltaStore {
     DeltaStore::open(options(dir)).expect("a store")
 }
 
-conformance_tests!(fresh);
+/// A test of every case, with `$factory()` a future of a [`Store`] and of whatever must live as
+/// long as it.
+macro_rules! conformance_tests {
+    ([$factory:path] $($case:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                let (store, _keep) = $factory().await;
+                crate::store::conformance::$case(&store).await;
+            }
+        )*
+    };
+}
+each_case!(conformance_tests fresh);
 
 /// Data files in a table's directory.
 fn data_files(dir: &Path) -> usize {
@@ -386,4 +399,29 @@ async fn sessions_share_one_memory_pool_and_spill() {
     let session = store.read.session(None).await.expect("a session").expect("an embedded store");
     let other = store.read.session(None).await.expect("a session").expect("an embedded store");
     assert!(Arc::ptr_eq(&session.runtime_env(), &other.runtime_env()));
+}
+
+/// Resident memory of this process, in KiB.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a size");
+    line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement: memory and log of a writer that goes on and on"]
+async fn measure_a_long_running_writer() {
+    let (store, dir) = fresh().await;
+    for number in 1..=700_u64 {
+        let scope = format!("{}.csv", number % 300);
+        replace(&store, &key("aws", &scope), i64::try_from(number).expect("small"), &[row(SEPTEMBER, "1", &scope)])
+            .await;
+        if number % 50 == 0 {
+            let log: u64 = files_below(&dir.path().join("store/costs/_delta_log"))
+                .iter()
+                .map(|path| path.metadata().expect("a file").len())
+                .sum();
+            println!("{number} commits: {} KiB resident, {} KiB of log", resident(), log >> 10);
+        }
+    }
 }

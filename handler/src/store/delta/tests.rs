@@ -400,28 +400,3 @@ async fn sessions_share_one_memory_pool_and_spill() {
     let other = store.read.session(None).await.expect("a session").expect("an embedded store");
     assert!(Arc::ptr_eq(&session.runtime_env(), &other.runtime_env()));
 }
-
-/// Resident memory of this process, in KiB.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a size");
-    line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement: memory and log of a writer that goes on and on"]
-async fn measure_a_long_running_writer() {
-    let (store, dir) = fresh().await;
-    for number in 1..=700_u64 {
-        let scope = format!("{}.csv", number % 300);
-        replace(&store, &key("aws", &scope), i64::try_from(number).expect("small"), &[row(SEPTEMBER, "1", &scope)])
-            .await;
-        if number % 50 == 0 {
-            let log: u64 = files_below(&dir.path().join("store/costs/_delta_log"))
-                .iter()
-                .map(|path| path.metadata().expect("a file").len())
-                .sum();
-            println!("{number} commits: {} KiB resident, {} KiB of log", resident(), log >> 10);
-        }
-    }
-}

@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs a test on a cloud of its own.
-fn on<'a, F: Future<Output = Result<()>>>(part: &Part, test: impl FnOnce(Arc<Cloud>) -> F + 'a) -> Result<()> {
+fn on<F: Future<Output = Result<()>>>(part: &Part, test: impl FnOnce(Arc<Cloud>) -> F) -> Result<()> {
     let folder = tempfile::tempdir().context("make a folder")?;
     let cloud = Arc::new(part.start(folder.path())?);
     tokio::runtime::Runtime::new().context("start a runtime")?.block_on(test(cloud))
@@ -185,7 +185,7 @@ async fn says_what_is_wrong(cloud: Arc<Cloud>) -> Result<()> {
         println!("{line} ({:?})", began.elapsed());
         ensure!(line.starts_with(&format!("list store {place}: ")) && line.contains(reason), "{line}");
         ensure!(
-            !line.contains(cloud.secret) && !line.contains("dmVyeXNlY3JldA") && line.lines().count() == 1,
+            !line.contains(cloud.secret) && !line.contains("dmVyeXNlY3JldA") && !line.contains(['<', '\n']),
             "{line}"
         );
         ensure!(began.elapsed() < SOON, "it took {:?}", began.elapsed());

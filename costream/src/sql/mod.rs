@@ -181,7 +181,7 @@ pub(crate) enum SqlError {
     #[error("show a value of the answer")]
     Show(#[from] ArrowError),
     /// A URL that cannot be asked.
-    #[error("--url is neither a handler's, which begins with http:// or https://, nor a store's")]
+    #[error("--url, which is no handler's (http, https)")]
     Url {
         #[source]
         source: StoreUrlError,

@@ -63,6 +63,8 @@ fn what_cannot_be_answered_is_said_on_one_line() {
         (&["sql", "SELECT 1", "--data-dir", "elsewhere"], "no store in elsewhere"),
         (&["sql", "SELECT * FROM costs", "--as-of", "2001-01-01"], "2001"),
         (&["sql", "SELECT 1", "--url", "http://127.0.0.1:1"], "127.0.0.1:1"),
+        (&["sql", "SELECT 1", "--url", "ftp://127.0.0.1/a"], "not a store's URL"),
+        (&["sql", "SELECT 1", "--url", "az://c/a?sig=secret"], "bears no credentials"),
     ] {
         let ran = house.run(args).ended(1);
         assert!(ran.complaints().len() == 1 && ran.err.contains(says), "{args:?}: {}", ran.err);

@@ -152,7 +152,7 @@ mod tests {
     fn the_files_store_is_used_unless_a_data_directory_is_given() {
         let file = "handler: {store_url: 'file:///srv/store'}\n";
         let store = |data_dir| settings(Some(file), &[], data_dir).expect("a good file").handler.store_url;
-        assert_eq!(store(None).map(String::from).as_deref(), Some("file:///srv/store"));
+        assert_eq!(store(None).map(|url| url.to_string()).as_deref(), Some("file:///srv/store"));
         assert_eq!(store(Some("data")), None);
     }
 

@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod exposition;
+pub mod fault;
 pub mod focus;
 pub mod http;
 pub mod money;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::fault;
+
 /// The status of a process that a signal ended, as shells show Ctrl-C.
 const ENDED_BY_SIGNAL: i32 = 130;
 /// How long threads that are deep in a computation are waited for, once all else has ended.
@@ -14,6 +16,10 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Runs a program's body to its end.
 pub fn run(body: impl Future<Output = ExitCode>) -> ExitCode {
+    if let Err(error) = fault::check() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {

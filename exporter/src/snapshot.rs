@@ -27,6 +27,7 @@ use arrow::ipc::CompressionType;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use chrono::Utc;
+use costream_common::fault::{self, Point};
 use costream_common::record::{ScopeKey, Snapshot, SnapshotId, SourceName, Totals, TotalsError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -568,7 +569,9 @@ impl Writer {
     pub(crate) fn batch(&mut self, batch: &RecordBatch) -> Result<(), SpoolError> {
         self.totals.add_batch(batch)?;
         self.rollup.add_batch(self.key.source.as_str(), batch);
-        self.records.write(batch).map_err(|error| self.begun.failed(RECORDS, error))
+        self.records.write(batch).map_err(|error| self.begun.failed(RECORDS, error))?;
+        fault::point(Point::Spool);
+        Ok(())
     }
 
     /// Puts a row in quarantine.
@@ -601,8 +604,10 @@ impl Writer {
             totals: self.totals,
         };
         let manifest = Manifest { format: FORMAT, snapshot, report, rejects: reasons, records_bytes, rejects_bytes };
+        fault::point(Point::BeforeSwap);
         write_manifest(&shared.dir, &begun.stem, &manifest)?;
         begun.done = true;
+        fault::point(Point::AfterSwap);
         let generation = Arc::new(Generation::new(&begun.spool, begun.stem.clone(), manifest));
         begun.spool.swap_in(Arc::clone(&generation));
         Ok(generation)

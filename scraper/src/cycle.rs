@@ -11,6 +11,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use costream_common::fault::{self, Point};
 use costream_common::http::client::Validators;
 use costream_common::record::{ScopeKey, Snapshot, SnapshotId, X_SOURCE};
 use costream_common::report::one_line;
@@ -310,6 +311,7 @@ impl Pursuit {
         let arrived = scraped.snapshot.clone();
         let receipt =
             self.sink.deliver(table, scraped.snapshot, scraped.totals, scraped.schema, scraped.batches).await?;
+        fault::point(Point::Delivered);
         Ok(Delivered { committed: arrived.snapshot, arrived: Some((arrived, receipt)) })
     }
 

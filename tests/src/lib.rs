@@ -1,9 +1,11 @@
 //! What tests need beyond the Rust toolchain: other people's programs, found or installed
-//! ([`parts`], and [`clouds`] from them), ours, built and started as users start them ([`programs`]), and
-//! stand-ins on this machine for servers that are not to be had ([`server`], [`kubernetes`]).
+//! ([`parts`], and [`clouds`] from them), ours, built and started as users start them ([`programs`]), stand-ins on
+//! this machine for servers that are not to be had ([`server`], [`kubernetes`]), and what may go wrong around all of
+//! them ([`faults`]).
 
 pub mod certificates;
 pub mod clouds;
+pub mod faults;
 pub mod kubernetes;
 pub mod parts;
 pub mod programs;

@@ -12,6 +12,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 #[derive(Default)]
 pub struct Suite {
     trials: Vec<Trial>,
+    at_once: Option<usize>,
 }
 
 impl Suite {
@@ -50,9 +51,19 @@ impl Suite {
         self
     }
 
+    /// Runs so many claims at the same time, unless `--test-threads` says otherwise: claims that
+    /// mostly wait need not wait for each other.
+    #[must_use]
+    pub fn at_once(mut self, claims: usize) -> Self {
+        self.at_once = Some(claims);
+        self
+    }
+
     /// Runs the suite with the flags of the standard harness.
     pub fn run(self) -> ExitCode {
-        libtest_mimic::run(&Arguments::from_args(), self.trials).exit_code()
+        let mut arguments = Arguments::from_args();
+        arguments.test_threads = arguments.test_threads.or(self.at_once);
+        libtest_mimic::run(&arguments, self.trials).exit_code()
     }
 }
 

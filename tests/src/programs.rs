@@ -2,13 +2,14 @@
 //! ends with its handle.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use tokio::runtime::Runtime;
 
 use crate::parts::target_dir;
 
@@ -47,11 +48,42 @@ fn build() -> Result<()> {
 pub struct Program {
     name: String,
     child: Child,
-    log: PathBuf,
+    log: Log,
+}
+
+/// What one run of a program prints. The file may hold earlier runs' words before it.
+#[derive(Clone, Debug)]
+pub struct Log {
+    path: PathBuf,
+    from: u64,
+}
+
+impl Log {
+    /// What has been printed so far, on either stream.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn text(&self) -> Result<String> {
+        let mut text = Vec::new();
+        let mut log = File::open(&self.path).with_context(|| format!("open {}", self.path.display()))?;
+        log.seek(SeekFrom::Start(self.from)).and_then(|_| log.read_to_end(&mut text)).context("read the log")?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// The word after a mark, once that has been printed.
+    ///
+    /// # Errors
+    /// As [`Log::text`].
+    pub fn word_after(&self, mark: &str) -> Result<Option<String>> {
+        let text = self.text()?;
+        let Some((_, rest)) = text.split_once(mark) else { return Ok(None) };
+        // A word that is still being printed has no end yet.
+        Ok(rest.split_once([' ', '\n', '"', ',']).map(|(word, _)| word.to_owned()).filter(|word| !word.is_empty()))
+    }
 }
 
 impl Program {
-    /// Starts one of the product's programs; what it prints goes to `<folder>/<name>.log`.
+    /// Starts one of the product's programs; what it prints is added to `<folder>/<name>.log`.
     ///
     /// # Errors
     /// It does not build or start.
@@ -65,7 +97,9 @@ impl Program {
     /// It does not start.
     pub fn spawn(name: &str, folder: &Path, command: &mut Command) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
-        let output = File::create(&log).with_context(|| format!("create {}", log.display()))?;
+        let output = File::options().create(true).append(true).open(&log);
+        let output = output.with_context(|| format!("open {}", log.display()))?;
+        let from = output.metadata().context("measure the log")?.len();
         let child = command
             .current_dir(folder)
             .stdin(Stdio::null())
@@ -73,7 +107,7 @@ impl Program {
             .stderr(output)
             .spawn()
             .with_context(|| format!("start {name}"))?;
-        Ok(Self { name: name.to_owned(), child, log })
+        Ok(Self { name: name.to_owned(), child, log: Log { path: log, from } })
     }
 
     /// What it has printed so far, on either stream.
@@ -81,9 +115,29 @@ impl Program {
     /// # Errors
     /// The log cannot be read.
     pub fn printed(&self) -> Result<String> {
-        let mut text = Vec::new();
-        File::open(&self.log).and_then(|mut log| log.read_to_end(&mut text)).context("read the log")?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        self.log.text()
+    }
+
+    /// What it prints.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Kills it (SIGKILL), as the system does when it runs out of memory or power.
+    ///
+    /// # Errors
+    /// It cannot be killed.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill().and_then(|()| self.child.wait()).with_context(|| format!("kill {}", self.name))?;
+        Ok(())
+    }
+
+    /// How it ended; nothing while it runs.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().context("ask for its status")
     }
 
     /// Waits until a line it printed has `mark`; returns the word after it.
@@ -92,12 +146,11 @@ impl Program {
     /// It ended first, or the wait took too long.
     pub fn word_after(&mut self, mark: &str) -> Result<String> {
         until(&format!("{} prints {mark:?}", self.name.clone()), || {
-            let text = self.printed()?;
-            if let Some((_, rest)) = text.split_once(mark) {
-                return Ok(rest.split([' ', '\n', '"', ',']).find(|word| !word.is_empty()).map(str::to_owned));
+            if let Some(word) = self.log.word_after(mark)? {
+                return Ok(Some(word));
             }
-            if let Some(status) = self.child.try_wait().context("ask for its status")? {
-                bail!("{} ended with {status}: {text}", self.name);
+            if let Some(status) = self.ended()? {
+                bail!("{} ended with {status}: {}", self.name, self.printed()?);
             }
             Ok(None)
         })
@@ -111,7 +164,7 @@ impl Program {
         let status =
             Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().context("start kill")?;
         anyhow::ensure!(status.success(), "kill ended with {status}");
-        until(&format!("{} ends", self.name.clone()), || self.child.try_wait().context("ask for its status"))
+        until(&format!("{} ends", self.name.clone()), || self.ended())
     }
 }
 
@@ -180,13 +233,24 @@ pub fn free_address() -> Result<String> {
     Ok(listener.local_addr().context("ask for its address")?.to_string())
 }
 
+/// What the tests' own servers and clients run on.
+///
+/// # Panics
+/// The system gives no threads: then there are no tests.
+pub fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        built.expect("threads for the tests' own servers")
+    })
+}
+
 /// A GET on this machine: status and body. No answer (nobody listens yet) is `None`.
 ///
 /// # Errors
 /// The address is none.
 pub fn get(url: &str) -> Result<Option<(u16, String)>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
-    runtime.block_on(async {
+    runtime().block_on(async {
         let client = reqwest::Client::builder().no_proxy().build().context("make a client")?;
         let Ok(response) = client.get(url).timeout(PATIENCE).send().await else { return Ok(None) };
         let status = response.status().as_u16();

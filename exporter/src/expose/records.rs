@@ -12,6 +12,7 @@ use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
 use costream_common::exposition::encode::TextWriter;
 use costream_common::exposition::{Format, Kind};
+use costream_common::fault::{self, Point};
 use costream_common::money::Amount;
 use costream_common::record::{
     GroupTotals, SNAPSHOTS_METADATA, Snapshot, X_ROW, X_SCOPE, X_SNAPSHOT, X_SOURCE, row_field,
@@ -124,7 +125,10 @@ impl Text {
                 At::Rows(index, batches, rest)
             }
             At::Rows(index, mut batches, None) => match batches.next().transpose()? {
-                Some(batch) => At::Rows(index, batches, Some((batch, 0))),
+                Some(batch) => {
+                    fault::point(Point::Send);
+                    At::Rows(index, batches, Some((batch, 0)))
+                }
                 None => At::Open(index + 1),
             },
             At::Controls(index) => match CONTROLS.get(index) {
@@ -325,6 +329,7 @@ impl Arrow {
         };
         match batches.next().transpose()? {
             Some(batch) => {
+                fault::point(Point::Send);
                 let batch = self.named(&batch)?;
                 self.writer.write(&batch)?;
             }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use costream_common::fault::{self, Point};
 use costream_common::record::{Group, GroupTotals, Snapshot, Totals, TotalsError, TotalsMismatch, announced_snapshots};
 use costream_common::stream::ipc::{IpcError, Reader};
 use costream_handler::store::Batches;
@@ -248,6 +249,7 @@ impl Arriving {
         };
         match &batch {
             Some(batch) => {
+                fault::point(Point::BetweenBatches);
                 self.arrived.add_batch(batch).map_err(|source| ScrapeError::Uncountable { url: url(), source })?;
             }
             None => self.arrived.check(&self.announced).map_err(|source| ScrapeError::Totals { url: url(), source })?,

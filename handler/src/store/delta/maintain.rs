@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use arrow::datatypes::Schema;
 use chrono::Utc;
+use costream_common::fault::{self, Point};
 use costream_common::record::{X_SCOPE, X_SOURCE};
 use deltalake::kernel::{Action, MetadataExt as _};
 use deltalake::operations::vacuum::VacuumMode;
@@ -154,6 +155,7 @@ impl Shared {
             }
         }
         let written = writer.finish().await.map_err(|e| table.failed("merge files of", e))?;
+        fault::point(Point::Merge);
 
         let _turn = table.commit.lock().await;
         for attempt in 1..=MAX_TRIES {
@@ -207,6 +209,9 @@ impl Shared {
         // One listing for all: no folder's name means anything.
         let vacuum = state.vacuum().with_mode(VacuumMode::Full).with_retention_period(age).parallel_scan(false);
         let (_, deleted) = vacuum.await.map_err(|e| table.failed("delete old files of", e))?;
+        if !deleted.files_deleted.is_empty() {
+            fault::point(Point::Vacuum);
+        }
         tracing::debug!(table = %table.name, deleted = deleted.files_deleted.len(), "files beyond the retention");
         Ok(())
     }

@@ -33,6 +33,7 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use chrono::{DateTime, Utc};
+use costream_common::fault::{self, Point};
 use costream_common::record::{ColumnKind, ScopeKey, SnapshotId, X_ROW, X_SCOPE, X_SNAPSHOT, X_SOURCE};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::session_state::SessionState;
@@ -297,6 +298,7 @@ impl Shared {
             let batch = batch.map_err(|source| StoreError::Cut { table: name.clone(), source })?;
             let batch = stamp.apply(&table, &batch)?;
             writer.write(&batch).await.map_err(|e| table.file_failed("write", e))?;
+            fault::point(Point::Write);
         }
         let rows = writer.rows();
         let written = writer.finish().await.map_err(|e| table.file_failed("write", e))?;

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use costream_common::fault::{self, Point};
 use costream_common::record::{ColumnKind, ScopeKey, SnapshotId, X_SCOPE, X_SOURCE};
 use deltalake::DeltaTable;
 use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow as _, TryIntoKernel as _};
@@ -426,9 +427,11 @@ impl Table {
             serde_json::to_writer(&mut entry, &action).map_err(|e| self.failed("commit to", e))?;
             entry.push(b'\n');
         }
+        fault::point(Point::BeforeCommit);
         if !self.write_entry(version, entry.into()).await? {
             return Ok(Outcome::Lost);
         }
+        fault::point(Point::AfterCommit);
         self.remember_time(version, time);
         let files = state.map_or(0, |state| state.files.len() as u64);
         if (version + 1).is_multiple_of(CHECKPOINT_INTERVAL * (files / CHECKPOINT_FILES).next_power_of_two()) {

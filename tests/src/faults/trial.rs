@@ -1,0 +1,158 @@
+//! A trial: reports are served and restated, programs are killed and started again, and at the
+//! end the store is held against the ledgers, generation by generation.
+
+use std::thread::sleep;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::compare;
+use super::house::{House, Plan, Wiring};
+use super::ledger::{Ledger, columns};
+use super::schedule::{End, Schedule};
+use super::script::report;
+use super::source::Source;
+use crate::programs::until;
+
+/// The sources of a trial. One report each, so that a source's scope is its file.
+pub const SOURCES: [&str; 2] = ["aws", "azure"];
+
+/// What is served, and the house that is to store it.
+pub struct Trial {
+    /// The house.
+    pub house: House,
+    /// Where reports come from.
+    pub source: Source,
+    seed: u64,
+    rows: u64,
+    /// Each source's reports, by generation.
+    served: [Vec<Vec<u8>>; SOURCES.len()],
+}
+
+impl Trial {
+    /// A house and a source that serves nothing yet. `change` is what is special about it.
+    ///
+    /// # Errors
+    /// There is no room or no port for it.
+    pub fn new(wiring: Wiring, seed: u64, rows: u64, change: impl FnOnce(&mut Plan, &Source)) -> Result<Self> {
+        let source = Source::start()?;
+        let sources = SOURCES.map(|name| (name.to_owned(), source.url(&path(name))));
+        let mut plan = Plan::new(wiring, sources.into());
+        change(&mut plan, &source);
+        Ok(Self { house: House::build(plan)?, source, seed, rows, served: Default::default() })
+    }
+
+    /// Serves the next generation of every source from now on.
+    pub fn restate(&mut self) {
+        for (name, served) in SOURCES.iter().zip(&mut self.served) {
+            let generation = u32::try_from(served.len()).unwrap_or(u32::MAX);
+            let bytes = report(self.seed, name, generation, self.rows);
+            self.source.serve(&path(name), bytes.clone());
+            served.push(bytes);
+        }
+    }
+
+    /// Waits until what is served is what is stored, its rejects included.
+    ///
+    /// # Errors
+    /// It does not come to that in time.
+    pub fn until_stored(&self) -> Result<()> {
+        let store = self.house.store();
+        for (name, served) in SOURCES.iter().zip(&self.served) {
+            let ledger = Ledger::of(served.last().context("something is served")?)?;
+            let generation = (served.len() - 1).to_string();
+            until(&format!("generation {generation} of {name} is stored"), || {
+                store.is_stored(name, &path(name), &generation, ledger.n_rows())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Proves that the store has what is served, row for row.
+    ///
+    /// # Errors
+    /// It has not, and where.
+    pub fn prove_now(&self) -> Result<()> {
+        let store = self.house.store();
+        for (name, served) in SOURCES.iter().zip(&self.served) {
+            let last = served.last().context("something was served")?;
+            compare::same(&format!("{name} now"), &Ledger::of(last)?, &store.ledger(name, &columns(last)?, None)?)?;
+        }
+        Ok(())
+    }
+
+    /// Proves the promise: every generation was committed once, in order; the store has the last
+    /// one row for row, and as of each commit the generation that was committed.
+    ///
+    /// # Errors
+    /// It does not hold, and where.
+    pub fn prove(&self) -> Result<()> {
+        let store = self.house.store();
+        for (name, served) in SOURCES.iter().zip(&self.served) {
+            let snapshots = store.snapshots("costs", name, &path(name))?;
+            ensure!(
+                snapshots.len() == served.len(),
+                "{name}: {} commits for {} generations: {snapshots:?}",
+                snapshots.len(),
+                served.len()
+            );
+            ensure!(snapshots.is_sorted_by(|a, b| a.0 < b.0), "{name}: snapshots go back: {snapshots:?}");
+            for (generation, (report, (_, time))) in served.iter().zip(&snapshots).enumerate() {
+                let mut expected = Ledger::of(report)?;
+                expected.rejects.clear();
+                let found = store.ledger(name, &columns(report)?, Some(*time))?;
+                compare::same(&format!("{name} as of generation {generation}"), &expected, &found)?;
+            }
+        }
+        self.prove_now()
+    }
+
+    /// Ends every program as an operator does.
+    ///
+    /// # Errors
+    /// One does not end well.
+    pub fn close(&mut self) -> Result<()> {
+        self.house.plan.wiring.roles().iter().try_for_each(|role| self.house.terminate(*role))
+    }
+
+    /// Runs a story on this trial; what fails is told with the programs' last words.
+    ///
+    /// # Errors
+    /// The story's.
+    pub fn tell(mut self, story: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        story(&mut self).map_err(|error| error.context(self.house.last_words()))
+    }
+}
+
+/// The path a source's report is served at; also its scope's name.
+pub fn path(source: &str) -> String {
+    format!("{source}.csv")
+}
+
+/// The trial of a seed: random kills at random moments.
+///
+/// # Errors
+/// The promise is broken: the error has the seed, the schedule and the difference.
+pub fn of_seed(seed: u64) -> Result<()> {
+    let schedule = Schedule::of(seed);
+    let Schedule { wiring, records, rows, kills, .. } = &schedule;
+    let trial = Trial::new(*wiring, seed, *rows, |plan, _| plan.records = records)?;
+    let told = trial.tell(|trial| {
+        trial.house.start_all()?;
+        for kills in kills {
+            trial.restate();
+            for kill in kills {
+                sleep(kill.after);
+                match kill.end {
+                    End::Killed => trial.house.kill(kill.role)?,
+                    End::Asked => trial.house.terminate(kill.role)?,
+                }
+                sleep(kill.down);
+                trial.house.start(kill.role)?;
+            }
+            trial.until_stored()?;
+        }
+        trial.prove()?;
+        trial.close()
+    });
+    told.with_context(|| format!("seed {seed} (again: COSTREAM_FAULT_SEED={seed}): {schedule}"))
+}

@@ -245,14 +245,26 @@ pub fn runtime() -> &'static Runtime {
     })
 }
 
+/// What the tests ask servers with. Made once: making one reads every certificate of the system.
+///
+/// # Panics
+/// TLS cannot be prepared.
+pub fn client() -> &'static reqwest::Client {
+    static CLIENT: OnceLock<reqwest::Client> = OnceLock::new();
+    CLIENT.get_or_init(|| {
+        // A program that was started again is found on another connection.
+        let built = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build();
+        built.expect("a client for this machine")
+    })
+}
+
 /// A GET on this machine: status and body. No answer (nobody listens yet) is `None`.
 ///
 /// # Errors
 /// The address is none.
 pub fn get(url: &str) -> Result<Option<(u16, String)>> {
     runtime().block_on(async {
-        let client = reqwest::Client::builder().no_proxy().build().context("make a client")?;
-        let Ok(response) = client.get(url).timeout(PATIENCE).send().await else { return Ok(None) };
+        let Ok(response) = client().get(url).timeout(PATIENCE).send().await else { return Ok(None) };
         let status = response.status().as_u16();
         Ok(Some((status, response.text().await.with_context(|| format!("read {url}"))?)))
     })

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::ledger::{Ledger, cell};
 use super::script::{GENERATION, Kind, kind_of};
-use crate::programs::{PATIENCE, runtime};
+use crate::programs::{PATIENCE, client, runtime};
 use crate::report::{COSTS, Sums};
 
 /// A store, and the handler that answers for it.
@@ -61,8 +61,7 @@ impl Store {
         let url = format!("{}/_sql{}", self.url, as_of.unwrap_or_default());
         let body = json!({"stmt": statement, "args": arguments}).to_string();
         let answered = runtime().block_on(async {
-            let client = reqwest::Client::builder().no_proxy().build().context("make a client")?;
-            let request = client.post(&url).header("content-type", "application/json").body(body).timeout(PATIENCE);
+            let request = client().post(&url).header("content-type", "application/json").body(body).timeout(PATIENCE);
             let Ok(response) = request.send().await else { return Ok(None) };
             let status = response.status();
             let Ok(text) = response.text().await else { return Ok(None) };
@@ -102,7 +101,7 @@ impl Store {
     /// # Errors
     /// The store does not answer, or not with what was stored.
     pub fn ledger(&self, source: &str, columns: &[String], as_of: Option<i64>) -> Result<Ledger> {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger { columns: columns.to_vec(), ..Ledger::default() };
         let selected = columns.iter().map(|column| match kind_of(column) {
             // As text, so that no double comes between.
             Kind::Amount => format!("CAST({column} AS TEXT)"),

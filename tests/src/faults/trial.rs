@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::compare;
 use super::house::{House, Plan, Wiring};
-use super::ledger::{Ledger, columns};
+use super::ledger::Ledger;
 use super::schedule::{End, Schedule};
 use super::script::report;
 use super::source::Source;
@@ -24,8 +24,8 @@ pub struct Trial {
     pub source: Source,
     seed: u64,
     rows: u64,
-    /// Each source's reports, by generation.
-    served: [Vec<Vec<u8>>; SOURCES.len()],
+    /// What each source has served, by generation.
+    served: [Vec<Ledger>; SOURCES.len()],
 }
 
 impl Trial {
@@ -42,13 +42,17 @@ impl Trial {
     }
 
     /// Serves the next generation of every source from now on.
-    pub fn restate(&mut self) {
+    ///
+    /// # Errors
+    /// The script is wrong.
+    pub fn restate(&mut self) -> Result<()> {
         for (name, served) in SOURCES.iter().zip(&mut self.served) {
             let generation = u32::try_from(served.len()).unwrap_or(u32::MAX);
             let bytes = report(self.seed, name, generation, self.rows);
-            self.source.serve(&path(name), bytes.clone());
-            served.push(bytes);
+            served.push(Ledger::of(&bytes)?);
+            self.source.serve(&path(name), bytes);
         }
+        Ok(())
     }
 
     /// Waits until what is served is what is stored, its rejects included.
@@ -58,7 +62,7 @@ impl Trial {
     pub fn until_stored(&self) -> Result<()> {
         let store = self.house.store();
         for (name, served) in SOURCES.iter().zip(&self.served) {
-            let ledger = Ledger::of(served.last().context("something is served")?)?;
+            let ledger = served.last().context("something is served")?;
             let generation = (served.len() - 1).to_string();
             until(&format!("generation {generation} of {name} is stored"), || {
                 store.is_stored(name, &path(name), &generation, ledger.n_rows())
@@ -75,7 +79,7 @@ impl Trial {
         let store = self.house.store();
         for (name, served) in SOURCES.iter().zip(&self.served) {
             let last = served.last().context("something was served")?;
-            compare::same(&format!("{name} now"), &Ledger::of(last)?, &store.ledger(name, &columns(last)?, None)?)?;
+            compare::same(&format!("{name} now"), last, &store.ledger(name, &last.columns, None)?)?;
         }
         Ok(())
     }
@@ -96,10 +100,9 @@ impl Trial {
                 served.len()
             );
             ensure!(snapshots.is_sorted_by(|a, b| a.0 < b.0), "{name}: snapshots go back: {snapshots:?}");
-            for (generation, (report, (_, time))) in served.iter().zip(&snapshots).enumerate() {
-                let mut expected = Ledger::of(report)?;
-                expected.rejects.clear();
-                let found = store.ledger(name, &columns(report)?, Some(*time))?;
+            for (generation, (ledger, (_, time))) in served.iter().zip(&snapshots).enumerate() {
+                let expected = Ledger { rejects: Default::default(), ..ledger.clone() };
+                let found = store.ledger(name, &ledger.columns, Some(*time))?;
                 compare::same(&format!("{name} as of generation {generation}"), &expected, &found)?;
             }
         }
@@ -139,7 +142,7 @@ pub fn of_seed(seed: u64) -> Result<()> {
     let told = trial.tell(|trial| {
         trial.house.start_all()?;
         for kills in kills {
-            trial.restate();
+            trial.restate()?;
             for kill in kills {
                 sleep(kill.after);
                 match kill.end {

@@ -73,7 +73,7 @@ fn at_point(point: &'static str, rows: u64) -> Result<()> {
         trial.house.start_all()?;
         for _ in 0..2 {
             trial.house.kill(role)?;
-            trial.restate();
+            trial.restate()?;
             trial.house.start_until(role, point)?;
             trial.house.until_dead(role, point)?;
             trial.house.start(role)?;
@@ -95,7 +95,7 @@ fn keeping_house() -> Result<()> {
     trial.tell(|trial| {
         let store = trial.house.store();
         trial.house.start_all()?;
-        trial.restate();
+        trial.restate()?;
         trial.until_stored()?;
         trial.house.kill(Role::Handler)?;
         trial.house.start_until(Role::Handler, "handler.merge")?;
@@ -110,7 +110,7 @@ fn keeping_house() -> Result<()> {
         let orphaned = orphans(&store)?;
         ensure!(!orphaned.is_empty(), "a file was merged and belongs to nobody");
 
-        trial.restate();
+        trial.restate()?;
         make_old(store.folder())?;
         trial.house.start_until(Role::Handler, "handler.vacuum")?;
         trial.house.until_dead(Role::Handler, "handler.vacuum")?;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use async_compression::tokio::write::GzipEncoder;
 use costream_tests::faults::compare;
 use costream_tests::faults::house::{Role, Wiring};
-use costream_tests::faults::ledger::{Ledger, columns};
+use costream_tests::faults::ledger::Ledger;
 use costream_tests::faults::script::report;
 use costream_tests::faults::source::Fault;
 use costream_tests::faults::trial::{SOURCES, Trial, path};
@@ -54,10 +54,10 @@ pub(crate) fn claims(suite: Suite) -> Suite {
 fn story(fail: impl FnOnce(&mut Trial) -> Result<()>) -> Result<()> {
     Trial::new(Wiring::ThreePrograms, 9, ROWS, |_, _| {})?.tell(|trial| {
         trial.house.start_all()?;
-        trial.restate();
+        trial.restate()?;
         trial.until_stored()?;
         fail(trial)?;
-        trial.restate();
+        trial.restate()?;
         trial.until_stored()?;
         ensure!(trial.source.faults_left(&path(SOURCES[0])) == 0, "every fault has happened");
         trial.prove()?;
@@ -113,7 +113,7 @@ fn gzipped(bytes: &[u8]) -> Result<Vec<u8>> {
 fn compressed() -> Result<()> {
     Trial::new(Wiring::ThreePrograms, 9, ROWS, |_, _| {})?.tell(|trial| {
         trial.house.start_all()?;
-        trial.restate();
+        trial.restate()?;
         let name = SOURCES[0];
         trial.source.serve(&path(name), gzipped(&report(9, name, 0, ROWS))?);
         trial.until_stored()?;
@@ -125,8 +125,8 @@ fn restated_twice() -> Result<()> {
     Trial::new(Wiring::ThreePrograms, 9, ROWS, |_, _| {})?.tell(|trial| {
         trial.house.start_all()?;
         for _ in 0..3 {
-            trial.restate();
-            trial.restate();
+            trial.restate()?;
+            trial.restate()?;
             trial.until_stored()?;
             trial.prove_now()?;
         }
@@ -139,9 +139,9 @@ fn restated_twice() -> Result<()> {
 fn announced_short() -> Result<()> {
     Trial::new(Wiring::ThreePrograms, 9, ROWS, |_, _| {})?.tell(|trial| {
         trial.house.start_all()?;
-        trial.restate();
+        trial.restate()?;
         trial.until_stored()?;
-        trial.restate();
+        trial.restate()?;
         let whole = report(9, SOURCES[0], 1, ROWS);
         trial.source.fail(&path(SOURCES[0]), [Fault::Instead(whole[..whole.len() / 2].to_vec())]);
         until("the short body was sent", || Ok((trial.source.faults_left(&path(SOURCES[0])) == 0).then_some(())))?;
@@ -170,11 +170,11 @@ fn written_while_read() -> Result<()> {
                 writing.write_all(piece).context("write a piece")?;
                 sleep(Duration::from_millis(2));
             }
-            let (expected, columns) = (Ledger::of(&whole)?, columns(&whole)?);
+            let expected = Ledger::of(&whole)?;
             until("the whole file is stored", || {
                 store.is_stored("live", "live.csv", &generation.to_string(), expected.n_rows())
             })?;
-            compare::same("the store", &expected, &store.ledger("live", &columns, None)?)?;
+            compare::same("the store", &expected, &store.ledger("live", &expected.columns, None)?)?;
         }
         let said = trial.house.printed(Role::Exporter)?;
         ensure!(said.contains("changed while it was read"), "no read has met a write: {said}");

@@ -33,7 +33,7 @@ fn resets(records: &'static str, way: fn(&Trial) -> Way) -> Result<()> {
         let mut random = Random::new(10, "resets");
         trial.house.start_all()?;
         for round in 1..=3 {
-            trial.restate();
+            trial.restate()?;
             let front = match way(trial) {
                 Way::Exporter => trial.house.exporter_front(),
                 Way::Handler => trial.house.handler_front(),
@@ -51,7 +51,7 @@ fn busy() -> Result<()> {
     Trial::new(Wiring::ThreePrograms, 11, ROWS, |_, _| {})?.tell(|trial| {
         trial.house.start_all()?;
         for _ in 0..2 {
-            trial.restate();
+            trial.restate()?;
             trial.house.handler_front().be_busy(4);
             trial.until_stored()?;
         }
@@ -65,7 +65,7 @@ fn in_company(wiring: Wiring) -> Result<()> {
     Trial::new(wiring, 12, ROWS, |_, _| {})?.tell(|trial| {
         trial.house.start_all()?;
         for _ in 0..4 {
-            trial.restate();
+            trial.restate()?;
             trial.until_stored()?;
         }
         trial.prove()?;

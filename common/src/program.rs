@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::fault;
+use crate::http::serve::DRAIN_WITHIN;
 
 /// The status of a process that a signal ended, as shells show Ctrl-C.
 const ENDED_BY_SIGNAL: i32 = 130;
@@ -30,6 +31,21 @@ pub fn run(body: impl Future<Output = ExitCode>) -> ExitCode {
     let code = runtime.block_on(body);
     runtime.shutdown_timeout(LAST_WORDS);
     code
+}
+
+/// Lets work go on until it ends by itself, after the shutdown for [`DRAIN_WITHIN`] at most. What is broken
+/// off then was not acknowledged, and is done again by the next run.
+pub async fn drained(work: impl Future<Output = ()>, shutdown: &CancellationToken) {
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        () = &mut work => return,
+        () = shutdown.cancelled() => {}
+    }
+    if tokio::time::timeout(DRAIN_WITHIN, work).await.is_err() {
+        tracing::warn!(
+            "some work was still under way after {DRAIN_WITHIN:?} and is broken off; the next run does it again"
+        );
+    }
 }
 
 /// A token that is cancelled at the first Ctrl-C or SIGTERM. The second one ends the process:

@@ -3,7 +3,7 @@
 //! process. First one pass over every source, then the table that proves it, then round and
 //! round until a signal.
 //!
-//! At the end everybody is given [`DRAIN_WITHIN`] to finish what is under way, and then the
+//! At the end everybody is given [`serve::DRAIN_WITHIN`] to finish what is under way, and then the
 //! servers are; whatever is cut off is done again by the next run, and nothing is lost.
 
 use std::collections::BTreeMap;
@@ -34,8 +34,6 @@ use crate::lock::{DataLock, LockError};
 use crate::settings::{Settings, SettingsError};
 use crate::sql::{Place, SqlError};
 
-/// How long polls, scrapes and housekeeping may take to end when they are told to.
-const DRAIN_WITHIN: Duration = Duration::from_secs(30);
 /// How often a pass that takes its time says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// How often the exporter's snapshots are looked at: a look costs next to nothing.
@@ -293,13 +291,7 @@ impl House {
             let (handler, shutdown) = (self.handler.clone(), shutdown.clone());
             async move { handler.run_maintenance(shutdown).await }
         });
-        shutdown.cancelled().await;
-        let ended = tokio::time::timeout(DRAIN_WITHIN, async { while roles.join_next().await.is_some() {} }).await;
-        if ended.is_err() {
-            tracing::warn!(
-                "some work was still under way after {DRAIN_WITHIN:?} and is broken off; the next run does it again"
-            );
-        }
+        program::drained(async { while roles.join_next().await.is_some() {} }, shutdown).await;
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use costream_common::config::{self, File};
 use costream_common::http::web::WebConfig;
+use costream_common::program;
 use costream_common::role::{self, Failure, RoleFlags};
 use costream_handler::config::HandlerConfig;
 use costream_handler::{Handler, HandlerError};
@@ -59,6 +60,7 @@ async fn run(config: HandlerConfig, shutdown: CancellationToken) -> Result<(), F
         error => error.into(),
     })?;
     tracing::info!(address = %listener.local_addr(), "listening on {}", listener.url());
-    let ((), served) = tokio::join!(handler.run_maintenance(shutdown.clone()), handler.serve(listener, shutdown));
+    let maintenance = program::drained(handler.run_maintenance(shutdown.clone()), &shutdown);
+    let ((), served) = tokio::join!(maintenance, handler.serve(listener, shutdown.clone()));
     Ok(served?)
 }

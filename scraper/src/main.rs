@@ -6,6 +6,7 @@ use clap::Parser;
 use costream_common::config::{self, File};
 use costream_common::http::serve::{self, Exposure};
 use costream_common::http::web::WebConfig;
+use costream_common::program;
 use costream_common::role::{self, Failure, RoleFlags};
 use costream_scraper::{HttpSink, Scraper, ScraperConfig, Sink};
 use serde::de::IgnoredAny;
@@ -54,6 +55,8 @@ async fn run(configured: Configured, shutdown: CancellationToken) -> Result<(), 
     let Configured { scraper, listen_address, web, exposure } = configured;
     let listener = serve::bind(&listen_address, web, exposure).await?;
     tracing::info!(address = %listener.local_addr(), "listening on {}", listener.url());
-    let ((), served) = tokio::join!(scraper.run(shutdown.clone()), serve::serve(listener, scraper.router(), shutdown));
+    // A handler that does not answer shall not hold up the end.
+    let scraping = program::drained(scraper.run(shutdown.clone()), &shutdown);
+    let ((), served) = tokio::join!(scraping, serve::serve(listener, scraper.router(), shutdown.clone()));
     Ok(served?)
 }

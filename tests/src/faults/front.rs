@@ -31,6 +31,10 @@ struct State {
     cuts: Vec<u64>,
     /// Connections that were reset so.
     n_cut: u64,
+    /// Connections that are held from now on: each stands still once it has carried so many bytes.
+    hold_after: Option<u64>,
+    /// Connections that stand still.
+    n_held: u64,
     /// Requests still to be answered here, with 503.
     busy: u64,
 }
@@ -80,6 +84,22 @@ impl Front {
     /// Resets the next connections, each once so many bytes have passed in one direction.
     pub fn cut(&self, after_bytes: impl IntoIterator<Item = u64>) {
         locked(&self.state).cuts.extend(after_bytes);
+    }
+
+    /// From now on connections stand still once they have carried so many bytes more in one direction:
+    /// nothing moves, and nothing is closed.
+    pub fn hold_after(&self, bytes: u64) {
+        locked(&self.state).hold_after = Some(bytes);
+    }
+
+    /// How many connections stand still, or stood.
+    pub fn n_held(&self) -> u64 {
+        locked(&self.state).n_held
+    }
+
+    /// New connections are not held any more.
+    pub fn release(&self) {
+        locked(&self.state).hold_after = None;
     }
 
     /// Answers the next requests itself: 503, come back in a second.
@@ -138,13 +158,18 @@ async fn one_way(
     state: &Mutex<State>,
 ) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK_BYTES];
-    let mut carried = 0;
+    let (mut carried, mut held_from) = (0, None);
     loop {
         let read = from.read(&mut chunk).await?;
         if read == 0 {
             return to.shutdown().await;
         }
         carried += read as u64;
+        let hold_after = locked(state).hold_after;
+        if hold_after.is_some_and(|after| carried - *held_from.get_or_insert(carried - read as u64) > after) {
+            locked(state).n_held += 1;
+            std::future::pending::<()>().await;
+        }
         if is_cut(state, carried) {
             return Err(io::ErrorKind::ConnectionReset.into());
         }

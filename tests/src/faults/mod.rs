@@ -8,6 +8,7 @@
 //! | [`source`] | the HTTP server they come from, with the faults it was told to have |
 //! | [`schedule`] | who is killed when, a pure function of the seed |
 //! | [`front`] | a fixed address before a program that comes and goes; can break connections |
+//! | [`disk`] | a small disk that gets full |
 //! | [`house`] | the three roles as programs, or the all-in-one: started, killed, started again |
 //! | [`ledger`] | what must be in the store, read from the very bytes that were served |
 //! | [`store`] | what is in the store: rows over SQL, commits from the Delta log |
@@ -18,6 +19,7 @@
 //! with debug assertions stops dead when the environment variable [`VARIABLE`] names them.
 
 pub mod compare;
+pub mod disk;
 pub mod front;
 pub mod house;
 pub mod ledger;

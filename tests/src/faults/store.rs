@@ -2,8 +2,9 @@
 //! the commits from the Delta log on disk.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use bigdecimal::BigDecimal;
@@ -157,6 +158,32 @@ impl Store {
         Ok(commits)
     }
 
+    /// A table's data files on disk, below its folder.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn data_files(&self, table: &str) -> Result<BTreeSet<String>> {
+        let folder = self.folder.join(table);
+        let mut files = BTreeSet::new();
+        each_file(&folder, &mut |path| {
+            let name = path.strip_prefix(&folder).context("below the table")?.display().to_string();
+            // Parts of files that are not complete have a number behind; the log has checkpoints.
+            if name.contains(".parquet") && !name.starts_with('_') {
+                files.insert(name);
+            }
+            Ok(())
+        })?;
+        Ok(files)
+    }
+
+    /// The data files that a table's commits have ever brought.
+    ///
+    /// # Errors
+    /// As [`Store::log`].
+    pub fn files_of_log(&self, table: &str) -> Result<BTreeSet<String>> {
+        Ok(self.log(table)?.into_iter().flat_map(|commit| commit.added).collect())
+    }
+
     /// A scope's snapshots in a table, with the times of their commits, oldest first.
     ///
     /// # Errors
@@ -191,6 +218,18 @@ impl Commit {
         }
         Ok(commit)
     }
+}
+
+/// Visits every file below a folder.
+///
+/// # Errors
+/// A folder cannot be read, or the visitor fails.
+pub fn each_file(folder: &Path, visit: &mut impl FnMut(&Path) -> Result<()>) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
+        let path = entry.context("list")?.path();
+        if path.is_dir() { each_file(&path, visit)? } else { visit(&path)? }
+    }
+    Ok(())
 }
 
 /// A value of the answer in the ledger's form.

@@ -4,6 +4,8 @@
 //! `COSTREAM_FAULT_SEEDS=200` tries so many seeds, `COSTREAM_FAULT_SEED=17` begins there, and tries that
 //! one alone unless told how many.
 
+mod disks;
+mod endings;
 mod points;
 mod sources;
 mod ways;
@@ -27,8 +29,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let suite =
-        [points::claims, sources::claims, ways::claims].into_iter().fold(Suite::new(), |suite, claims| claims(suite));
+    let suite = [points::claims, sources::claims, ways::claims, disks::claims, endings::claims]
+        .into_iter()
+        .fold(Suite::new(), |suite, claims| claims(suite));
     let suite = seeds.fold(suite, |suite, seed| {
         suite.claim(&format!("random_kills_lose_and_double_nothing_{seed}"), move || trial::of_seed(seed))
     });

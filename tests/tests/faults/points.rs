@@ -1,7 +1,7 @@
 //! Kills at named points: a program stops dead exactly there, once with an empty store and once at
 //! a restatement, and is started again.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result, ensure};
 use costream_tests::faults::VARIABLE;
 use costream_tests::faults::house::{Role, Wiring};
-use costream_tests::faults::store::Store;
+use costream_tests::faults::store::{Store, each_file};
 use costream_tests::faults::trial::Trial;
 use costream_tests::parts::Suite;
 use costream_tests::programs::{program, until};
@@ -105,9 +105,8 @@ fn keeping_house() -> Result<()> {
         }
         serve_sample(trial, N_SMALL_FILES);
         trial.house.until_dead(Role::Handler, "handler.merge")?;
-        let orphans =
-            |store: &Store| anyhow::Ok(in_folder(store)?.difference(&in_log(store)?).cloned().collect::<Vec<_>>());
-        let orphaned = orphans(&store)?;
+        let orphaned: Vec<_> =
+            store.data_files("metrics")?.difference(&store.files_of_log("metrics")?).cloned().collect();
         ensure!(!orphaned.is_empty(), "a file was merged and belongs to nobody");
 
         trial.restate()?;
@@ -121,7 +120,7 @@ fn keeping_house() -> Result<()> {
             Ok(store.log("metrics")?.iter().any(|commit| commit.operation == "OPTIMIZE").then_some(()))
         })?;
         for orphan in orphaned {
-            ensure!(!in_folder(&store)?.contains(&orphan), "{orphan} is still there");
+            ensure!(!store.data_files("metrics")?.contains(&orphan), "{orphan} is still there");
         }
         prove_samples(&store)?;
         trial.prove()?;
@@ -153,27 +152,6 @@ fn prove_samples(store: &Store) -> Result<()> {
     Ok(())
 }
 
-type Files = std::collections::BTreeSet<String>;
-
-/// The table's data files on disk.
-fn in_folder(store: &Store) -> Result<Files> {
-    let table = store.folder().join("metrics");
-    let mut files = Files::new();
-    each_file(&table, &mut |path| {
-        let name = path.strip_prefix(&table).context("below the table")?.display().to_string();
-        if name.ends_with(".parquet") && !name.starts_with('_') {
-            files.insert(name);
-        }
-        Ok(())
-    })?;
-    Ok(files)
-}
-
-/// The data files that a commit has ever brought.
-fn in_log(store: &Store) -> Result<Files> {
-    Ok(store.log("metrics")?.into_iter().flat_map(|commit| commit.added).collect())
-}
-
 /// Makes every data file look as if it had been written long ago.
 fn make_old(store: &Path) -> Result<()> {
     let long_ago = SystemTime::now() - LONG_AGO;
@@ -184,12 +162,4 @@ fn make_old(store: &Path) -> Result<()> {
         }
         Ok(())
     })
-}
-
-fn each_file(folder: &Path, visit: &mut impl FnMut(&Path) -> Result<()>) -> Result<()> {
-    for entry in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
-        let path = entry.context("list")?.path();
-        if path.is_dir() { each_file(&path, visit)? } else { visit(&path)? }
-    }
-    Ok(())
 }

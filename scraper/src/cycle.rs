@@ -250,12 +250,16 @@ impl Pursuit {
     ) -> Result<Option<Receipt>, CycleError> {
         let place = (part, snapshot.key.clone());
         loop {
-            if memory.stored.get(&place).is_some_and(|stored| *stored >= snapshot.snapshot) {
+            if let Some(stored) = memory.stored.get(&place).copied().filter(|stored| *stored >= snapshot.snapshot) {
+                self.warn_of_later(part, snapshot, stored);
                 return Ok(None);
             }
             let error = match self.deliver(part, snapshot, memory.rejects, tries.shutdown).await {
                 Ok(delivered) => {
                     tries.waits.reset();
+                    if delivered.arrived.is_none() {
+                        self.warn_of_later(part, snapshot, delivered.committed);
+                    }
                     memory.stored.insert(place, delivered.committed);
                     if part == Part::Rejects {
                         memory.rejects = RejectsTable::There;
@@ -277,6 +281,18 @@ impl Pursuit {
                     None => return Ok(None),
                 }
             }
+        }
+    }
+
+    /// Says that a snapshot will not be stored because a later one is. With two exporters of a source the
+    /// later one is right; with one its clock went back while its spool was lost.
+    fn warn_of_later(&self, part: Part, snapshot: &Snapshot, stored: SnapshotId) {
+        if stored > snapshot.snapshot {
+            let (target, table, scope) = (self.target.name(), part.table(), &snapshot.key.scope);
+            tracing::warn!(
+                target, %table, %scope, snapshot = %snapshot.snapshot, %stored,
+                "the store has a later snapshot, so this one is not stored: is the exporter's clock right?"
+            );
         }
     }
 

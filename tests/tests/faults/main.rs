@@ -4,6 +4,7 @@
 //! `COSTREAM_FAULT_SEEDS=200` tries so many seeds, `COSTREAM_FAULT_SEED=17` begins there, and tries that
 //! one alone unless told how many.
 
+mod clocks;
 mod disks;
 mod endings;
 mod points;
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let suite = [points::claims, sources::claims, ways::claims, disks::claims, endings::claims]
+    let suite = [points::claims, sources::claims, ways::claims, disks::claims, endings::claims, clocks::claims]
         .into_iter()
         .fold(Suite::new(), |suite, claims| claims(suite));
     let suite = seeds.fold(suite, |suite, seed| {

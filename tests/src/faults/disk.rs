@@ -14,6 +14,14 @@ pub struct Disk {
 }
 
 impl Disk {
+    /// Whether this user may mount one: tried, with one that is gone at once.
+    ///
+    /// # Errors
+    /// This user may not.
+    pub fn may_mount() -> Result<()> {
+        Self::mount(1 << 16).map(drop)
+    }
+
     /// Mounts one of so many bytes.
     ///
     /// # Errors

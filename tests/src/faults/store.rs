@@ -78,23 +78,26 @@ impl Store {
         self.ask(statement, arguments, as_of)?.with_context(|| format!("no answer to {statement} as of {as_of:?}"))
     }
 
-    /// Whether a scope has a generation of so many rows and no other, and its rejects are those
-    /// of the same snapshot; nothing while that is not so.
+    /// Whether a scope has a generation of as many rows as its ledger and no other, and its rejects are
+    /// those of the same snapshot; nothing while that is not so.
     ///
     /// # Errors
     /// The log or an answer cannot be read.
-    pub fn is_stored(&self, source: &str, scope: &str, generation: &str, n_rows: u64) -> Result<Option<()>> {
+    pub fn is_stored(&self, source: &str, scope: &str, generation: &str, ledger: &Ledger) -> Result<Option<()>> {
         // The log is cheap to look at, and a statement is not.
         let last = |table| anyhow::Ok(self.snapshots(table, source, scope)?.last().map(|(snapshot, _)| *snapshot));
         let Some(snapshot) = last("costs")? else { return Ok(None) };
         let here = Some((scope.to_owned(), snapshot));
-        if last("rejects")? != Some(snapshot) || *self.looked_at.borrow() == here {
+        // A scope that never had any leaves no trace among the rejects.
+        let rejects = last("rejects")?;
+        let has_rejects = rejects == Some(snapshot) || (rejects.is_none() && ledger.rejects.is_empty());
+        if !has_rejects || *self.looked_at.borrow() == here {
             return Ok(None);
         }
         let statement = format!("SELECT {GENERATION}, COUNT(*) FROM costs WHERE x_source = ? GROUP BY 1");
         let Some(rows) = self.ask(&statement, &[source], None)? else { return Ok(None) };
         self.looked_at.replace(here);
-        Ok((rows == [[json!(generation), json!(n_rows)]]).then_some(()))
+        Ok((rows == [[json!(generation), json!(ledger.n_rows())]]).then_some(()))
     }
 
     /// A source's rows with these columns, now or as of a time, in the form of a ledger.

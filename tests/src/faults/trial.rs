@@ -66,11 +66,11 @@ impl Trial {
             let ledger = served.last().context("something is served")?;
             let generation = (served.len() - 1).to_string();
             let stored = until(&format!("generation {generation} of {name} is stored"), || {
-                store.is_stored(name, &path(name), &generation, ledger.n_rows())
+                store.is_stored(name, &path(name), &generation, ledger)
             });
             if let Err(in_vain) = stored {
                 // What is there instead says more.
-                self.prove_now().context(in_vain)?;
+                return Err(self.prove_now().err().map_or(in_vain, |difference| difference.context("in vain")));
             }
         }
         Ok(())

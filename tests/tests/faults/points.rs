@@ -15,7 +15,7 @@ use costream_tests::parts::Suite;
 use costream_tests::programs::{program, until};
 
 /// Charges of a source that make two batches: the second passing of a point is in the middle.
-const TWO_BATCHES: u64 = 8_500;
+const TWO_BATCHES: u64 = 2_600;
 /// One batch.
 const ONE_BATCH: u64 = 500;
 /// Small files that housekeeping merges.

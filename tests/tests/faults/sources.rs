@@ -141,10 +141,11 @@ fn announced_short() -> Result<()> {
         trial.house.start_all()?;
         trial.restate()?;
         trial.until_stored()?;
-        trial.restate()?;
+        // The short one comes first, or the test would end before it.
         let whole = report(9, SOURCES[0], 1, ROWS);
         trial.source.fail(&path(SOURCES[0]), [Fault::Instead(whole[..whole.len() / 2].to_vec())]);
         until("the short body was sent", || Ok((trial.source.faults_left(&path(SOURCES[0])) == 0).then_some(())))?;
+        trial.restate()?;
         trial.until_stored()?;
         trial.prove_now()?;
         trial.close()
@@ -172,7 +173,7 @@ fn written_while_read() -> Result<()> {
             }
             let expected = Ledger::of(&whole)?;
             until("the whole file is stored", || {
-                store.is_stored("live", "live.csv", &generation.to_string(), expected.n_rows())
+                store.is_stored("live", "live.csv", &generation.to_string(), &expected)
             })?;
             compare::same("the store", &expected, &store.ledger("live", &expected.columns, None)?)?;
         }

@@ -5,7 +5,7 @@
 //! Peak memory: [`MAX_ENCODED_BYTES`] of encoded rows, for each of [`MAX_OPEN_FILES`] at most two
 //! upload buffers of [`UPLOAD_BUFFER_BYTES`], and one batch.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use arrow::row::{RowConverter, SortField};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use costream_common::record::MAX_BATCH_ROWS;
-use deltalake::kernel::Add;
+use deltalake::kernel::{Action, Add, DeletionVectorDescriptor, Remove};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use object_store::buffered::BufWriter;
@@ -35,7 +35,6 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::WriterProperties;
 
 use super::stats;
-use super::table::DataFile;
 
 /// Files written at the same time: one for each of the partitions last written to.
 const MAX_OPEN_FILES: usize = 8;
@@ -312,6 +311,39 @@ fn partition_value(column: &ArrayRef, row: usize, name: &str) -> Result<Option<S
             Ok(Some(time.to_rfc3339_opts(SecondsFormat::Micros, true)))
         }
         _ => Err(wrong()),
+    }
+}
+
+/// A file of a table.
+#[derive(Clone, Debug)]
+pub(super) struct DataFile {
+    pub(super) path: String,
+    pub(super) size: i64,
+    /// Values of the partition columns, as the log spells them.
+    pub(super) partition: HashMap<String, Option<String>>,
+    /// Bounds of the time columns, in microseconds.
+    pub(super) times: BTreeMap<String, (i64, i64)>,
+    /// Rows of it that another program has marked as deleted.
+    pub(super) deletion_vector: Option<DeletionVectorDescriptor>,
+}
+
+impl DataFile {
+    pub(super) fn object_store_path(&self) -> Path {
+        Path::parse(&self.path).unwrap_or_else(|_| Path::from(self.path.as_str()))
+    }
+
+    /// What takes the file out of the table.
+    pub(super) fn remove(&self, data_change: bool) -> Action {
+        Action::Remove(Remove {
+            path: self.path.clone(),
+            data_change,
+            deletion_timestamp: Some(Utc::now().timestamp_millis()),
+            extended_file_metadata: Some(true),
+            partition_values: Some(self.partition.clone()),
+            size: Some(self.size),
+            deletion_vector: self.deletion_vector.clone(),
+            ..Remove::default()
+        })
     }
 }
 

@@ -19,8 +19,8 @@ use deltalake::operations::vacuum::VacuumMode;
 use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::files::{self, PartitionWriter};
-use super::table::{DataFile, Outcome, Table};
+use super::files::{self, DataFile, PartitionWriter};
+use super::table::{Outcome, Table};
 use super::{MAX_TRIES, Shared, folder_of, wait};
 use crate::store::StoreError;
 
@@ -160,7 +160,7 @@ impl Shared {
         let _turn = table.commit.lock().await;
         for attempt in 1..=MAX_TRIES {
             let Some(state) = table.state().await? else { return Ok(()) };
-            if !small.iter().all(|file| state.files.contains_key(file.path())) {
+            if !small.iter().all(|file| state.files.contains_key(&file.path)) {
                 // A newer snapshot has taken their place: nothing to merge.
                 written.discard().await;
                 return Ok(());

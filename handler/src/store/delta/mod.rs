@@ -11,6 +11,7 @@
 //! Memory: see [`files`] for a replace, [`upsert`] for an upsert, and
 //! [`DeltaOptions::query_memory_bytes`] for queries; besides, the list of a table's files.
 
+mod durable;
 #[cfg(test)]
 mod faults;
 mod files;

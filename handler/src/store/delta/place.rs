@@ -14,11 +14,11 @@ use std::time::Duration;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::local::LocalFileSystem;
 use object_store::{ClientConfigKey, ObjectStore, RetryConfig};
 use serde::Deserialize;
 use url::Url;
 
+use super::durable::DurableFiles;
 use super::plain::PlainErrors;
 use crate::ident::TableName;
 
@@ -140,9 +140,9 @@ impl StoreUrl {
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Arc<dyn ObjectStore>, object_store::Error> {
         let given: Vec<_> = variables.into_iter().filter(|(_, value)| !value.is_empty()).collect();
-        let errors = PlainErrors::of(self);
+        let errors = PlainErrors::of(&self.to_string());
         let store: Result<Arc<dyn ObjectStore>, _> = match self.kind {
-            Kind::Directory => return Ok(Arc::new(LocalFileSystem::new())),
+            Kind::Directory => return Ok(Arc::new(DurableFiles::new())),
             Kind::S3 => s3(&self.url, &given).build().map(|store| Arc::new(store) as _),
             Kind::Azure => azure(&self.url, &given).build().map(|store| Arc::new(store) as _),
             Kind::Gcs => gcs(&self.url, &given).build().map(|store| Arc::new(store) as _),

@@ -17,8 +17,6 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
 };
 
-use super::place::StoreUrl;
-
 /// Longest reason that is passed on, in characters.
 const MAX_REASON_CHARS: usize = 300;
 /// Where the clouds' machines ask for their own identity.
@@ -39,8 +37,9 @@ struct Reason {
 }
 
 impl PlainErrors {
-    pub(super) fn of(place: &StoreUrl) -> Self {
-        Self { place: place.to_string().into() }
+    /// For the store at `place`, as users know it.
+    pub(super) fn of(place: &str) -> Self {
+        Self { place: place.into() }
     }
 
     /// The same store, with its errors told plainly.
@@ -208,7 +207,7 @@ mod tests {
     use super::*;
 
     fn told(source: &'static str) -> String {
-        let errors = PlainErrors::of(&"s3://bucket/a".parse().expect("a place"));
+        let errors = PlainErrors::of("s3://bucket/a");
         errors.tell(object_store::Error::NotFound { path: "b".to_owned(), source: source.into() }).to_string()
     }
 

@@ -22,15 +22,13 @@ use deltalake::DeltaTable;
 use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow as _, TryIntoKernel as _};
 use deltalake::kernel::transaction::TransactionError;
 use deltalake::kernel::{
-    Action, Add, CommitInfo, DeletionVectorDescriptor, Metadata, MetadataExt as _, Protocol, Remove, StructField,
-    StructType, new_metadata,
+    Action, Add, CommitInfo, Metadata, MetadataExt as _, Protocol, StructField, StructType, new_metadata,
 };
 use deltalake::logstore::{CommitOrBytes, LogStoreRef, commit_uri_from_version};
 use futures::TryStreamExt as _;
-use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 
-use super::files::FileError;
+use super::files::{DataFile, FileError};
 use super::{MAX_TRIES, stats, wait};
 use crate::ident::TableName;
 use crate::store::{BatchError, StoreError};
@@ -90,19 +88,6 @@ pub(super) struct State {
     /// Scopes' snapshots by application id, as far as they were asked for or committed since
     /// the state was read.
     snapshots: Arc<Mutex<HashMap<String, Option<i64>>>>,
-}
-
-/// A file of a table.
-#[derive(Clone, Debug)]
-pub(super) struct DataFile {
-    path: String,
-    pub(super) size: i64,
-    /// Values of the partition columns, as the log spells them.
-    pub(super) partition: HashMap<String, Option<String>>,
-    /// Bounds of the time columns, in microseconds.
-    pub(super) times: BTreeMap<String, (i64, i64)>,
-    /// Rows of it that another program has marked as deleted.
-    pub(super) deletion_vector: Option<DeletionVectorDescriptor>,
 }
 
 /// The columns a delivery calls for, against those the table has.
@@ -550,29 +535,5 @@ impl State {
         self.files
             .values()
             .filter(move |file| is(file, X_SOURCE, key.source.as_str()) && is(file, X_SCOPE, key.scope.as_str()))
-    }
-}
-
-impl DataFile {
-    pub(super) fn object_store_path(&self) -> Path {
-        Path::parse(&self.path).unwrap_or_else(|_| Path::from(self.path.as_str()))
-    }
-
-    pub(super) fn path(&self) -> &str {
-        &self.path
-    }
-
-    /// What takes the file out of the table.
-    pub(super) fn remove(&self, data_change: bool) -> Action {
-        Action::Remove(Remove {
-            path: self.path.clone(),
-            data_change,
-            deletion_timestamp: Some(Utc::now().timestamp_millis()),
-            extended_file_metadata: Some(true),
-            partition_values: Some(self.partition.clone()),
-            size: Some(self.size),
-            deletion_vector: self.deletion_vector.clone(),
-            ..Remove::default()
-        })
     }
 }

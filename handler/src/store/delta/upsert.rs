@@ -18,8 +18,8 @@ use costream_common::record::{X_SNAPSHOT, X_SOURCE};
 use deltalake::kernel::Action;
 use futures::StreamExt as _;
 
-use super::files::{self, FileError, PartitionWriter};
-use super::table::{DataFile, Outcome, Table};
+use super::files::{self, DataFile, FileError, PartitionWriter};
+use super::table::{Outcome, Table};
 use super::{MAX_TRIES, Shared, check_columns, folder_of, nullable, wait};
 use crate::store::{StoreError, Upsert, Upserted};
 

@@ -84,8 +84,9 @@ impl Log {
     pub fn word_after(&self, mark: &str) -> Result<Option<String>> {
         let text = self.text()?;
         let Some((_, rest)) = text.split_once(mark) else { return Ok(None) };
+        let between = [' ', '\n', '"', ','];
         // A word that is still being printed has no end yet.
-        Ok(rest.split_once([' ', '\n', '"', ',']).map(|(word, _)| word.to_owned()).filter(|word| !word.is_empty()))
+        Ok(rest.trim_start_matches(between).split_once(between).map(|(word, _)| word.to_owned()))
     }
 }
 

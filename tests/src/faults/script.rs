@@ -84,8 +84,9 @@ fn fields(seed: u64, source: &str, generation: u32, charge: u64) -> Option<[Stri
     let mut amount = |least_digits| {
         let random = if restated { &mut now } else { &mut same };
         let (sign, whole) = (if random.chance(10) { "-" } else { "" }, random.between(0, 99_999));
-        let digits = usize::try_from(random.between(least_digits, 18)).unwrap_or_default();
-        format!("{sign}{whole}.{:0digits$}", random.between(1, 10_u64.pow(18)) % 10_u64.pow(digits as u32))
+        let digits = u32::try_from(random.between(least_digits, 18)).unwrap_or(18);
+        let (width, fraction) = (digits as usize, random.between(1, 10_u64.pow(18)) % 10_u64.pow(digits));
+        format!("{sign}{whole}.{fraction:0width$}")
     };
     let costs = [amount(1), amount(1), amount(9), amount(18)];
     let [mut billed, effective, list, contracted] = costs;

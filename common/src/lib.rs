@@ -10,6 +10,7 @@ pub mod http;
 pub mod money;
 pub mod program;
 pub mod record;
+pub mod reload;
 pub mod report;
 pub mod role;
 pub mod secret;

@@ -1,5 +1,5 @@
 //! The program of one role: its flags, named as the Prometheus family names them, and its
-//! life from the configuration to the signal.
+//! life from the configuration to the signal, with a new configuration in between at each SIGHUP.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use crate::http::serve::{Exposure, ServeError};
+use crate::http::serve::{Door, Exposure, ServeError};
 use crate::telemetry::{self, LogFlags};
-use crate::{program, report};
+use crate::{program, reload, report};
 
 /// The configuration cannot be used; other failures are status 1.
 const WRONG_CONFIGURATION: u8 = 2;
@@ -54,14 +54,16 @@ impl RoleFlags {
 }
 
 /// Runs a role: `configure` reads all that the configuration can be wrong about (status 2),
-/// `run` works until the token is cancelled by a signal (status 1 when it fails, but 2 for a [`ServeError`] of usage).
+/// `run` works until the token is cancelled by a signal (status 1 when it fails, but 2 for a [`ServeError`] of usage),
+/// and listens at the door, which stays where it is when a new configuration says the same.
 pub fn run<C, R>(
     name: &str,
     flags: &RoleFlags,
-    configure: impl FnOnce() -> Result<C, Failure>,
-    run: impl FnOnce(C, CancellationToken) -> R,
+    configure: impl Fn() -> Result<C, Failure>,
+    run: impl Fn(C, Door, CancellationToken) -> R,
 ) -> ExitCode
 where
+    C: Clone,
     R: Future<Output = Result<(), Failure>>,
 {
     telemetry::init(&flags.log);
@@ -74,11 +76,13 @@ where
             println!("the configuration is good");
             return ExitCode::SUCCESS;
         }
-        let shutdown = match program::on_signal() {
-            Ok(shutdown) => shutdown,
+        let (shutdown, hangups) = match program::on_signal().and_then(|shutdown| Ok((shutdown, reload::hangups()?))) {
+            Ok(signals) => signals,
             Err(error) => return failed(name, &error, ExitCode::FAILURE),
         };
-        match run(configured, shutdown).await {
+        let door = Door::until(shutdown.clone());
+        let live = |configured, ending| run(configured, door.clone(), ending);
+        match reload::run(flags.config_file.as_deref(), configured, hangups, &shutdown, &configure, live).await {
             Ok(()) => {
                 tracing::info!("stopped");
                 ExitCode::SUCCESS

@@ -4,19 +4,22 @@
 //! round until a signal.
 //!
 //! At the end everybody is given [`serve::DRAIN_WITHIN`] to finish what is under way, and then the
-//! servers are; whatever is cut off is done again by the next run, and nothing is lost.
+//! servers are; whatever is cut off is done again by the next run, and nothing is lost. A new
+//! configuration at SIGHUP is such an end and such a next run; a run that ends by itself knows no
+//! SIGHUP, and is ended by it as any command.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
+use std::sync::Arc;
 use std::time::Duration;
 
 use costream_common::config::Span;
 use costream_common::http::client::BasicAuth;
-use costream_common::http::serve::{self, Exposure, Listener, ServeError};
+use costream_common::http::serve::{self, Door, Exposure, Listener, ServeError};
 use costream_common::http::web::{WebConfig, WebConfigError};
-use costream_common::program;
 use costream_common::report::one_line;
 use costream_common::secret::SecretSource;
+use costream_common::{program, reload};
 use costream_exporter::config::ExporterConfig;
 use costream_exporter::{Exporter, ExporterError, PollOutcome};
 use costream_handler::{Handler, HandlerError};
@@ -101,33 +104,72 @@ impl RunError {
 /// It could not start, or with `--once` could not go through. A source that cannot be polled is
 /// no such error: it is said, the others go on, and the status of `--once` shows it.
 pub(crate) async fn run(args: RunArgs) -> Result<Status, RunError> {
-    let settings = Settings::new(&args.sources, args.data_dir.as_deref())?;
-    let webs = Webs::load(&args, &settings)?;
-    let _lock = DataLock::take(&settings.data_dir)?;
-    settings.lay_sample_down().await?;
+    let configured = Configured::of(&args)?;
     let shutdown = program::on_signal()?;
-    let house = House::open(&args, settings, webs).await?;
-    let ran = house.run(&args, &shutdown).await;
+    let doors = Doors { exporter: Door::until(shutdown.clone()), handler: Door::until(shutdown.clone()) };
+    if args.once {
+        return live(&args, configured, &doors, shutdown).await;
+    }
+    let hangups = reload::hangups()?;
+    let file = args.sources.config_file.as_deref();
+    let live = |configured, ending| live(&args, configured, &doors, ending);
+    reload::run(file, configured, hangups, &shutdown, || Configured::of(&args), live).await
+}
+
+/// From an open data directory to a closed house.
+async fn live(
+    args: &RunArgs,
+    configured: Configured,
+    doors: &Doors,
+    shutdown: CancellationToken,
+) -> Result<Status, RunError> {
+    let _lock = DataLock::take(&configured.settings.data_dir)?;
+    configured.settings.lay_sample_down().await?;
+    let house = House::open(args, configured, doors).await?;
+    let ran = house.run(args, &shutdown).await;
     house.close().await;
     ran
 }
 
+/// Everything that the command line and the configuration can be wrong about.
+#[derive(Clone)]
+struct Configured {
+    settings: Settings,
+    webs: Webs,
+}
+
+impl Configured {
+    fn of(args: &RunArgs) -> Result<Self, RunError> {
+        let settings = Settings::new(&args.sources, args.data_dir.as_deref())?;
+        let webs = Webs::load(args, &settings)?;
+        Ok(Self { settings, webs })
+    }
+}
+
 /// The web configurations: TLS and users of each address.
+#[derive(Clone)]
 struct Webs {
-    exporter: Option<WebConfig>,
-    handler: Option<WebConfig>,
+    exporter: Option<Arc<WebConfig>>,
+    handler: Option<Arc<WebConfig>>,
 }
 
 impl Webs {
     fn load(args: &RunArgs, settings: &Settings) -> Result<Self, WebConfigError> {
         let load = |section: &Option<std::path::PathBuf>| {
-            args.web_config_file.as_ref().or(section.as_ref()).map(|path| WebConfig::load(path)).transpose()
+            let path = args.web_config_file.as_ref().or(section.as_ref());
+            path.map(|path| WebConfig::load(path).map(Arc::new)).transpose()
         };
         Ok(Self {
             exporter: load(&settings.exporter.web_config_file)?,
             handler: load(&settings.handler.web_config_file)?,
         })
     }
+}
+
+/// Where the two that are asked by others listen.
+struct Doors {
+    exporter: Door,
+    handler: Door,
 }
 
 /// The three roles, open, and the servers that run.
@@ -144,8 +186,8 @@ struct House {
 
 impl House {
     /// Takes the addresses, opens spool and store, and serves what they have.
-    async fn open(args: &RunArgs, settings: Settings, webs: Webs) -> Result<Self, RunError> {
-        let Settings { exporter, scraper, handler, .. } = settings;
+    async fn open(args: &RunArgs, configured: Configured, doors: &Doors) -> Result<Self, RunError> {
+        let Configured { settings: Settings { exporter, scraper, handler, .. }, webs } = configured;
         let allowed = args.allow_unauthenticated || handler.allow_unauthenticated;
         let exposure = if allowed { Exposure::Unauthenticated } else { Exposure::LoopbackOnly };
         // A run that ends by itself has nothing to show, unless somebody asks for it.
@@ -158,11 +200,11 @@ impl House {
 
         let exporter_is_guarded = webs.exporter.is_some();
         let exporter_door = match &exporter_address {
-            Some(address) => Some(serve::bind(address, webs.exporter, exposure).await?),
+            Some(address) => Some(doors.exporter.bind(address, webs.exporter, exposure).await?),
             None => None,
         };
         let handler_door = match &handler_address {
-            Some(address) => Some(serve::bind(address, webs.handler, exposure).await?),
+            Some(address) => Some(doors.handler.bind(address, webs.handler, exposure).await?),
             None => None,
         };
         // The scraper goes in by the exporter's own door, unless that asks for a password.
@@ -306,9 +348,11 @@ impl House {
     }
 
     /// Lets requests in flight end; see [`serve::DRAIN_WITHIN`].
-    async fn close(mut self) {
-        self.serving.cancel();
-        while self.servers.join_next().await.is_some() {}
+    async fn close(self) {
+        let Self { exporter, serving, mut servers, .. } = self;
+        serving.cancel();
+        while servers.join_next().await.is_some() {}
+        exporter.close().await;
         tracing::info!("ended");
     }
 }

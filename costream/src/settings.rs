@@ -44,6 +44,7 @@ impl SettingsError {
 }
 
 /// The file's sections with the flags over them.
+#[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) exporter: ExporterConfig,
     pub(crate) scraper: ScraperConfig,

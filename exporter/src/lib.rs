@@ -22,7 +22,7 @@ mod telemetry;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use costream_common::record::{Snapshot, SourceName};
 use tokio::task::JoinSet;
@@ -39,6 +39,9 @@ pub use crate::expose::ARROW;
 pub use crate::poll::{PollError, PollOutcome, Polled, Progress};
 pub use crate::snapshot::{SpoolError, spooled_snapshots};
 pub use crate::source::SourceError;
+
+/// How long a poll that was dropped may take to put away what it has written.
+const CLOSES_WITHIN: Duration = Duration::from_secs(10);
 
 /// An exporter that cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +148,16 @@ impl Exporter {
             polling.spawn(async move { source.keep_polling(&inner.polls, shutdown).await });
         }
         polling.join_all().await;
+    }
+
+    /// Waits until nobody uses the spool any more, so that another exporter can have it: until the threads of
+    /// polls that were dropped have put their files away. Every other clone is to be gone.
+    pub async fn close(self) {
+        let free = self.inner.polls.spool.free();
+        drop(self);
+        if tokio::time::timeout(CLOSES_WITHIN, free.cancelled()).await.is_err() {
+            tracing::warn!("the spool was still in use after {CLOSES_WITHIN:?}");
+        }
     }
 }
 

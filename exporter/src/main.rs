@@ -1,10 +1,11 @@
 //! `costream-exporter`: the exporter as a program of its own.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use costream_common::config;
-use costream_common::http::serve::{self, Exposure};
+use costream_common::http::serve::{self, Door, Exposure};
 use costream_common::http::web::WebConfig;
 use costream_common::role::{self, Failure, RoleFlags};
 use costream_exporter::Exporter;
@@ -25,9 +26,10 @@ fn main() -> ExitCode {
 }
 
 /// Everything that the configuration can be wrong about.
+#[derive(Clone)]
 struct Configured {
     exporter: ExporterConfig,
-    web: Option<WebConfig>,
+    web: Option<Arc<WebConfig>>,
     exposure: Exposure,
 }
 
@@ -40,15 +42,15 @@ impl Configured {
             exporter.listen_address.clone_from(address);
         }
         let web = flags.web_config_file.as_ref().or(exporter.web_config_file.as_ref());
-        let web = web.map(|path| WebConfig::load(path)).transpose()?;
+        let web = web.map(|path| WebConfig::load(path).map(Arc::new)).transpose()?;
         Exporter::check(&exporter)?;
         Ok(Self { exporter, web, exposure: flags.exposure() })
     }
 }
 
-async fn run(configured: Configured, shutdown: CancellationToken) -> Result<(), Failure> {
+async fn run(configured: Configured, door: Door, shutdown: CancellationToken) -> Result<(), Failure> {
     let Configured { exporter, web, exposure } = configured;
-    let listener = serve::bind(&exporter.listen_address, web, exposure).await?;
+    let listener = door.bind(&exporter.listen_address, web, exposure).await?;
     let exporter = Exporter::start(exporter).await?;
     tracing::info!(address = %listener.local_addr(), "listening on {}", listener.url());
     let serving = async {
@@ -57,5 +59,6 @@ async fn run(configured: Configured, shutdown: CancellationToken) -> Result<(), 
         served
     };
     let (served, ()) = tokio::join!(serving, exporter.run(shutdown.clone()));
+    exporter.close().await;
     Ok(served?)
 }

@@ -31,6 +31,7 @@ use costream_common::fault::{self, Point};
 use costream_common::record::{ScopeKey, Snapshot, SnapshotId, SourceName, Totals, TotalsError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::convert::Rejected;
 use crate::dimensions::Dimensions;
@@ -119,6 +120,9 @@ struct Shared {
     current: RwLock<BTreeMap<ScopeKey, Arc<Generation>>>,
     /// Held for as long as anybody uses the spool.
     _lock: File,
+    /// Tells that nobody does any more: after the lock, as the last of all.
+    free: CancellationToken,
+    _frees: DropGuard,
 }
 
 /// What stands in a generation's manifest.
@@ -169,6 +173,7 @@ impl Spool {
             TryLockError::WouldBlock => SpoolError::Locked(dir.to_owned()),
             TryLockError::Error(source) => failed(source),
         })?;
+        let free = CancellationToken::new();
         let shared = Shared {
             dir: dir.to_owned(),
             max_bytes,
@@ -177,6 +182,8 @@ impl Spool {
             max_series,
             current: RwLock::default(),
             _lock: lock,
+            _frees: free.clone().drop_guard(),
+            free,
         };
         let spool = Self { shared: Arc::new(shared) };
         spool.load(sources).map_err(failed)?;
@@ -214,6 +221,11 @@ impl Spool {
             }
         }
         Ok(())
+    }
+
+    /// Cancelled when nobody uses the spool any more, and it can be opened anew.
+    pub(crate) fn free(&self) -> CancellationToken {
+        self.shared.free.clone()
     }
 
     /// The current generations, in order of source and scope.

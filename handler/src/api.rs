@@ -511,6 +511,7 @@ impl Drop for Outcome {
 mod tests {
     use arrow::ipc::writer::StreamWriter;
     use axum::http::Request as HttpRequest;
+    use costream_common::http::serve::Door;
     use tower::ServiceExt as _;
 
     use super::*;
@@ -648,7 +649,7 @@ mod tests {
             ..HandlerConfig::default()
         };
         let handler = Handler::open(config).await.expect("a handler");
-        let listener = handler.bind().await.expect("an address");
+        let listener = handler.bind(&Door::default()).await.expect("an address");
         let address = listener.local_addr();
         let serving = handler.clone();
         tokio::spawn(async move { serving.serve(listener, Default::default()).await });

@@ -15,7 +15,7 @@ pub mod upload;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use costream_common::http::serve::{self, Exposure, Listener, ServeError};
+use costream_common::http::serve::{self, Door, Exposure, Listener, ServeError};
 use costream_common::http::web::{WebConfig, WebConfigError};
 use costream_common::stream::backoff::jittered;
 use tokio_util::sync::CancellationToken;
@@ -110,15 +110,15 @@ impl Handler {
         api::router(self)
     }
 
-    /// Takes the configured address, with the configured users.
+    /// Takes the configured address at a door, with the configured users.
     ///
     /// # Errors
     /// The address is taken, or open to others without a password; the web configuration is no good.
-    pub async fn bind(&self) -> Result<Listener, HandlerError> {
+    pub async fn bind(&self, door: &Door) -> Result<Listener, HandlerError> {
         let config = self.config();
-        let web = config.web_config_file.as_deref().map(WebConfig::load).transpose()?;
+        let web = config.web_config_file.as_deref().map(WebConfig::load).transpose()?.map(Arc::new);
         let exposure = if config.allow_unauthenticated { Exposure::Unauthenticated } else { Exposure::LoopbackOnly };
-        Ok(serve::bind(&config.listen_address, web, exposure).await?)
+        Ok(door.bind(&config.listen_address, web, exposure).await?)
     }
 
     /// Serves the routes until `shutdown`, and drains.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use costream_common::config::{self, File};
+use costream_common::http::serve::Door;
 use costream_common::http::web::WebConfig;
 use costream_common::program;
 use costream_common::role::{self, Failure, RoleFlags};
@@ -53,9 +54,9 @@ fn configuration(flags: &Flags) -> Result<HandlerConfig, Failure> {
     Ok(config)
 }
 
-async fn run(config: HandlerConfig, shutdown: CancellationToken) -> Result<(), Failure> {
+async fn run(config: HandlerConfig, door: Door, shutdown: CancellationToken) -> Result<(), Failure> {
     let handler = Handler::open(config).await?;
-    let listener = handler.bind().await.map_err(|error| match error {
+    let listener = handler.bind(&door).await.map_err(|error| match error {
         HandlerError::Serve(error) => Failure::from(error),
         error => error.into(),
     })?;

@@ -8,6 +8,7 @@ use arrow::array::{
     ArrayRef, Decimal128Array, Int64Array, MapBuilder, MapFieldNames, RecordBatch, StringArray, StringBuilder,
 };
 use arrow::datatypes::Schema;
+use costream_common::http::serve::Door;
 use costream_common::money::{Amount, PRECISION, SCALE};
 use costream_common::record::{ColumnKind, ScopeKey, ScopeName, SourceName, row_field};
 use costream_handler::Handler;
@@ -51,7 +52,7 @@ async fn served() -> anyhow::Result<(String, impl Drop)> {
         batches: futures::stream::iter([Ok(batch)]).boxed(),
     };
     handler.ingest().deliver(delivery, None).await?;
-    let listener = handler.bind().await?;
+    let listener = handler.bind(&Door::default()).await?;
     let url = listener.url();
     let shutdown = CancellationToken::new();
     let guard = shutdown.clone().drop_guard();

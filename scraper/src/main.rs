@@ -1,10 +1,11 @@
 //! `costream-scraper`: the scraper as a program of its own.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use costream_common::config::{self, File};
-use costream_common::http::serve::{self, Exposure};
+use costream_common::http::serve::{self, Door, Exposure};
 use costream_common::http::web::WebConfig;
 use costream_common::program;
 use costream_common::role::{self, Failure, RoleFlags};
@@ -26,10 +27,11 @@ fn main() -> ExitCode {
 }
 
 /// Everything that the configuration can be wrong about.
+#[derive(Clone)]
 struct Configured {
     scraper: Scraper,
     listen_address: String,
-    web: Option<WebConfig>,
+    web: Option<Arc<WebConfig>>,
     exposure: Exposure,
 }
 
@@ -45,15 +47,15 @@ impl Configured {
         }
         let listen_address = flags.listen_address.clone().unwrap_or_else(|| config.listen_address.clone());
         let web = flags.web_config_file.as_ref().or(config.web_config_file.as_ref());
-        let web = web.map(|path| WebConfig::load(path)).transpose()?;
+        let web = web.map(|path| WebConfig::load(path).map(Arc::new)).transpose()?;
         let sink = Sink::Http(HttpSink::new(&config.handler)?);
         Ok(Self { scraper: Scraper::new(config, sink)?, listen_address, web, exposure: flags.exposure() })
     }
 }
 
-async fn run(configured: Configured, shutdown: CancellationToken) -> Result<(), Failure> {
+async fn run(configured: Configured, door: Door, shutdown: CancellationToken) -> Result<(), Failure> {
     let Configured { scraper, listen_address, web, exposure } = configured;
-    let listener = serve::bind(&listen_address, web, exposure).await?;
+    let listener = door.bind(&listen_address, web, exposure).await?;
     tracing::info!(address = %listener.local_addr(), "listening on {}", listener.url());
     // A handler that does not answer shall not hold up the end.
     let scraping = program::drained(scraper.run(shutdown.clone()), &shutdown);

@@ -164,14 +164,31 @@ impl Program {
         })
     }
 
+    /// Asks it to read its configuration anew (SIGHUP).
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    pub fn hang_up(&self) -> Result<()> {
+        self.signal("-HUP")
+    }
+
+    fn signal(&self, signal: &str) -> Result<()> {
+        let status = Command::new("kill").args([signal, &self.id().to_string()]).status().context("start kill")?;
+        anyhow::ensure!(status.success(), "kill ended with {status}");
+        Ok(())
+    }
+
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks it to end (SIGTERM) and waits for it.
     ///
     /// # Errors
     /// It does not end in time.
     pub fn terminate(mut self) -> Result<ExitStatus> {
-        let status =
-            Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().context("start kill")?;
-        anyhow::ensure!(status.success(), "kill ended with {status}");
+        self.signal("-TERM")?;
         until(&format!("{} ends", self.name.clone()), || self.ended())
     }
 }

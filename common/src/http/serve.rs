@@ -12,7 +12,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -112,7 +112,7 @@ pub struct User(pub String);
 /// An address that is listened on. Connections wait in the kernel until [`serve`].
 #[derive(Debug)]
 pub struct Listener {
-    socket: TcpListener,
+    socket: Arc<TcpListener>,
     local: SocketAddr,
     guard: Guard,
 }
@@ -140,20 +140,62 @@ impl Listener {
 /// # Errors
 /// The address is unknown or taken, or open to others without a password.
 pub async fn bind(address: &str, web: Option<WebConfig>, exposure: Exposure) -> Result<Listener, ServeError> {
-    let resolved =
-        resolve(address).await.map_err(|source| ServeError::Address { address: address.to_owned(), source })?;
-    let loopback = resolved.iter().all(|address| address.ip().is_loopback());
-    let authenticates = web.as_ref().is_some_and(WebConfig::authenticates);
-    let open = exposure == Exposure::Unauthenticated;
-    if !loopback && !authenticates && !open {
-        return Err(ServeError::Exposed { address: address.to_owned() });
+    Door::default().bind(address, web.map(Arc::new), exposure).await
+}
+
+/// An address that outlives whoever serves it: connections that come while nobody does wait for the
+/// next one who takes it. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Door {
+    held: Arc<Mutex<Option<Held>>>,
+}
+
+/// An address as it was asked for, and what listens there.
+type Held = (String, Arc<TcpListener>);
+
+impl Door {
+    /// A door that is kept until the `shutdown`: then nobody is to wait any more.
+    pub fn until(shutdown: CancellationToken) -> Self {
+        let door = Self::default();
+        let held = Arc::clone(&door.held);
+        tokio::spawn(async move {
+            shutdown.cancelled().await;
+            held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        });
+        door
     }
-    let failed = |source| ServeError::Bind { address: address.to_owned(), source };
-    let socket = TcpListener::bind(resolved.as_slice()).await.map_err(failed)?;
-    let local = socket.local_addr().map_err(failed)?;
-    let web = web.map(|web| Arc::new(RwLock::new(Arc::new(web))));
-    let admits = if authenticates || open { Admits::Any } else { Admits::ThisMachine };
-    Ok(Listener { socket, local, guard: Guard { web, admits } })
+
+    /// Takes an address as [`bind`] does; another one than the last time lets that go.
+    ///
+    /// # Errors
+    /// As [`bind`].
+    pub async fn bind(
+        &self,
+        address: &str,
+        web: Option<Arc<WebConfig>>,
+        exposure: Exposure,
+    ) -> Result<Listener, ServeError> {
+        let resolved =
+            resolve(address).await.map_err(|source| ServeError::Address { address: address.to_owned(), source })?;
+        let loopback = resolved.iter().all(|address| address.ip().is_loopback());
+        let authenticates = web.as_ref().is_some_and(|web| web.authenticates());
+        let open = exposure == Exposure::Unauthenticated;
+        if !loopback && !authenticates && !open {
+            return Err(ServeError::Exposed { address: address.to_owned() });
+        }
+        let failed = |source| ServeError::Bind { address: address.to_owned(), source };
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let socket = match held.filter(|(held, _)| held == address) {
+            Some((_, socket)) => socket,
+            None => Arc::new(TcpListener::bind(resolved.as_slice()).await.map_err(failed)?),
+        };
+        let local = socket.local_addr().map_err(failed)?;
+        let kept = (address.to_owned(), Arc::clone(&socket));
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).replace(kept);
+        let web = web.map(RwLock::new).map(Arc::new);
+        let admits = if authenticates || open { Admits::Any } else { Admits::ThisMachine };
+        Ok(Listener { socket, local, guard: Guard { web, admits } })
+    }
 }
 
 async fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
@@ -652,6 +694,37 @@ mod tests {
 
     async fn exchange_owned(address: SocketAddr, request: &'static str) -> String {
         exchange(address, request).await
+    }
+
+    #[tokio::test]
+    async fn who_comes_while_nobody_serves_waits_at_the_door() {
+        let end = CancellationToken::new();
+        let door = Door::until(end.clone());
+        let at = |address: &'static str| door.bind(address, None, Exposure::LoopbackOnly);
+        let first = at("127.0.0.1:0").await.expect("an address");
+        let (address, shutdown) = (first.local_addr(), CancellationToken::new());
+        shutdown.cancel();
+        serve(first, hello(), shutdown).await.expect("served");
+
+        let waiting = tokio::spawn(exchange_owned(address, "GET / HTTP/1.1\r\nConnection: close\r\n\r\n"));
+        let second = at("127.0.0.1:0").await.expect("the same address");
+        assert_eq!(second.local_addr(), address);
+        tokio::spawn(serve(second, hello(), CancellationToken::new()));
+        let answer = waiting.await.expect("an answer");
+        assert!(answer.ends_with("hello"), "{answer}");
+
+        let elsewhere = at("localhost:0").await.expect("another address");
+        assert_ne!(elsewhere.local_addr(), address);
+        let address = elsewhere.local_addr();
+        drop(elsewhere);
+        assert!(TcpStream::connect(address).await.is_ok(), "the door keeps it");
+        end.cancel();
+        let refused = async {
+            while TcpStream::connect(address).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), refused).await.expect("nobody is to wait any more");
     }
 
     #[tokio::test]

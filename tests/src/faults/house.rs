@@ -24,6 +24,8 @@ const SHOWN_LINES: usize = 25;
 const SIGABRT: i32 = 6;
 /// The signal that asks a process to end.
 const SIGTERM: i32 = 15;
+/// What a program says of a new configuration.
+const READ_ANEW: &str = "configuration read anew";
 const CONFIGURATION: &str = "costream.yaml";
 const SECOND_CONFIGURATION: &str = "costream-2.yaml";
 
@@ -114,6 +116,8 @@ pub struct Plan {
     pub data_dir: Option<PathBuf>,
     /// Further keys of the section `exporter`, a line each.
     pub exporter_keys: &'static str,
+    /// Between two polls, and between two scrapes.
+    pub interval: &'static str,
 }
 
 impl Plan {
@@ -128,6 +132,7 @@ impl Plan {
             spool_dir: None,
             data_dir: None,
             exporter_keys: "",
+            interval: "200ms",
         }
     }
 }
@@ -152,16 +157,22 @@ impl House {
         let folder = tempfile::tempdir().context("make a folder")?;
         let (exporter, handler, second_handler) = (Front::open()?, Front::open()?, Front::open()?);
         let house = Self { plan, folder, exporter, handler, second_handler, running: BTreeMap::new() };
-        let second = if house.plan.wiring == Wiring::TwoHandlers { &house.second_handler } else { &house.handler };
-        for (file, handler) in [(CONFIGURATION, &house.handler), (SECOND_CONFIGURATION, second)] {
-            let text = house.configuration(&handler.url());
-            fs::write(house.folder().join(file), text).context("write the configuration")?;
-        }
+        house.configure()?;
         Ok(house)
     }
 
+    /// Writes the configuration as the plan is now.
+    fn configure(&self) -> Result<()> {
+        let second = if self.plan.wiring == Wiring::TwoHandlers { &self.second_handler } else { &self.handler };
+        for (file, handler) in [(CONFIGURATION, &self.handler), (SECOND_CONFIGURATION, second)] {
+            let text = self.configuration(&handler.url());
+            fs::write(self.folder().join(file), text).context("write the configuration")?;
+        }
+        Ok(())
+    }
+
     fn configuration(&self, handler: &str) -> String {
-        let Plan { wiring, records, sources, series, maintenance, exporter_keys, .. } = &self.plan;
+        let Plan { wiring, records, sources, series, maintenance, exporter_keys, interval, .. } = &self.plan;
         let exporter = self.exporter.url();
         let (spool, data) = (self.spool_dir(), self.data_dir());
         let listed = sources.iter().map(|(name, place)| {
@@ -172,16 +183,16 @@ impl House {
         // The all-in-one knows its own exporter.
         let own = match wiring {
             Wiring::AllInOne => String::new(),
-            _ => format!("    - {{url: '{exporter}', records: {records}, interval: 200ms}}\n"),
+            _ => format!("    - {{url: '{exporter}', records: {records}, interval: {interval}}}\n"),
         };
-        let series = series.as_ref().map(|url| format!("    - {{url: '{url}', interval: 200ms}}\n"));
+        let series = series.as_ref().map(|url| format!("    - {{url: '{url}', interval: {interval}}}\n"));
         let targets = own + &series.unwrap_or_default();
         let targets = if targets.is_empty() { "[]\n".to_owned() } else { format!("\n{targets}") };
         format!(
             "exporter:
   listen_address: 127.0.0.1:0
   spool_dir: {spool}
-  poll_interval: 200ms
+  poll_interval: {interval}
   retry_for: 1s
 {exporter_keys}  sources:
 {listed}scraper:
@@ -277,6 +288,25 @@ impl House {
         }
         self.running.insert(role, program);
         Ok(())
+    }
+
+    /// Changes the configuration, and asks a program to read it anew (SIGHUP). It has, when this returns; what
+    /// was under way may not have ended by then.
+    ///
+    /// # Errors
+    /// It does not take the new configuration.
+    pub fn reload(&mut self, role: Role) -> Result<()> {
+        // Another pace, and rows in the other form.
+        let Plan { records, interval, .. } = &mut self.plan;
+        *records = if *records == "arrow" { "text" } else { "arrow" };
+        *interval = if *interval == "200ms" { "250ms" } else { "200ms" };
+        self.configure()?;
+        // One that has only just been started knows no SIGHUP yet.
+        until(&format!("{role} listens"), || Ok(self.printed(role)?.contains("listen").then_some(())))?;
+        let told = |house: &Self| Ok::<_, anyhow::Error>(house.printed(role)?.matches(READ_ANEW).count());
+        let before = told(self)?;
+        self.running.get(&role).with_context(|| format!("{role} does not run"))?.hang_up()?;
+        until(&format!("{role} has read its configuration anew"), || Ok((told(self)? > before).then_some(())))
     }
 
     /// Kills a program (SIGKILL).

@@ -28,6 +28,8 @@ pub enum End {
     Killed,
     /// SIGTERM: it finishes what is under way, and must do so well.
     Asked,
+    /// SIGHUP with a changed configuration: it ends and begins anew within its process.
+    Reloaded,
 }
 
 /// One kill.
@@ -39,12 +41,12 @@ pub struct Kill {
     pub role: Role,
     /// In which way.
     pub end: End,
-    /// How long it is gone.
+    /// How long it is gone; nothing is, that was only reloaded.
     pub down: Duration,
 }
 
 impl Schedule {
-    /// The trial of a seed: one to three restatements, one to three kills each.
+    /// The trial of a seed: one to three restatements, one to three kills each, and perhaps a reload.
     pub fn of(seed: u64) -> Self {
         let mut random = Random::new(seed, "schedule");
         let wiring = *random.pick(&[
@@ -63,7 +65,16 @@ impl Schedule {
             let n = random.between(1, 3);
             (0..n).map(|_| Kill::random(&mut random, wiring)).collect()
         });
-        Self { seed, wiring, records, rows, kills: kills.collect() }
+        let mut kills: Vec<Vec<Kill>> = kills.collect();
+        let mut random = Random::new(seed, "reloads");
+        for kills in &mut kills {
+            if random.chance(40) {
+                let kill = Kill { end: End::Reloaded, down: Duration::ZERO, ..Kill::random(&mut random, wiring) };
+                let at = usize::try_from(random.between(0, kills.len() as u64)).unwrap_or_default();
+                kills.insert(at, kill);
+            }
+        }
+        Self { seed, wiring, records, rows, kills }
     }
 }
 
@@ -85,7 +96,11 @@ impl fmt::Display for Schedule {
         for (generation, kills) in kills.iter().enumerate() {
             write!(f, "\n  generation {generation}:")?;
             for Kill { after, role, end, down } in kills {
-                let end = if *end == End::Killed { "is killed" } else { "is asked to end" };
+                let end = match end {
+                    End::Killed => "is killed",
+                    End::Asked => "is asked to end",
+                    End::Reloaded => "is reloaded",
+                };
                 write!(f, " {after:?} later {role} {end}, for {down:?};")?;
             }
         }

@@ -164,6 +164,10 @@ pub fn of_seed(seed: u64) -> Result<()> {
                 match kill.end {
                     End::Killed => trial.house.kill(kill.role)?,
                     End::Asked => trial.house.terminate(kill.role)?,
+                    End::Reloaded => {
+                        trial.house.reload(kill.role)?;
+                        continue;
+                    }
                 }
                 sleep(kill.down);
                 trial.house.start(kill.role)?;

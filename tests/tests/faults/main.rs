@@ -8,6 +8,7 @@ mod clocks;
 mod disks;
 mod endings;
 mod points;
+mod reloads;
 mod sources;
 mod ways;
 
@@ -30,9 +31,16 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let suite = [points::claims, sources::claims, ways::claims, disks::claims, endings::claims, clocks::claims]
-        .into_iter()
-        .fold(Suite::new(), |suite, claims| claims(suite));
+    let claims = [
+        points::claims,
+        sources::claims,
+        ways::claims,
+        disks::claims,
+        endings::claims,
+        reloads::claims,
+        clocks::claims,
+    ];
+    let suite = claims.into_iter().fold(Suite::new(), |suite, claims| claims(suite));
     let suite = seeds.fold(suite, |suite, seed| {
         suite.claim(&format!("random_kills_lose_and_double_nothing_{seed}"), move || trial::of_seed(seed))
     });

@@ -324,21 +324,7 @@ impl Polling {
         let (pieces, received) = mpsc::channel(N_READY_PIECES);
         let (spool, file, schema) = (polls.spool.clone(), item.shown.clone(), report.schema());
         let writing = tokio::task::spawn_blocking(move || write(&spool, key, file, &schema, received));
-        let decoded = loop {
-            let piece = match report.next().await {
-                Ok(Some(piece)) => piece,
-                ended => break ended.map(|_| ()),
-            };
-            match &piece {
-                Decoded::Batch(batch) => {
-                    flight.rows.fetch_add(u64::try_from(batch.num_rows()).unwrap_or_default(), Ordering::Relaxed)
-                }
-                Decoded::Rejected(_) => flight.rejected.fetch_add(1, Ordering::Relaxed),
-            };
-            if pieces.send(Piece::from(piece)).await.is_err() {
-                break Ok(()); // The writer has ended, and says why below.
-            }
-        };
+        let decoded = hand_over(&mut report, &pieces, flight).await;
         let read_bytes = receipt.bytes();
         polls.telemetry.read(&self.source.name, read_bytes);
         let sealed = match decoded {
@@ -467,6 +453,22 @@ impl From<Decoded> for Piece {
     }
 }
 
+/// Brings a report to the writer, piece by piece, as it has room; a writer that has ended says why itself.
+async fn hand_over(report: &mut Report, pieces: &mpsc::Sender<Piece>, flight: &Flight) -> Result<(), DecodeError> {
+    while let Some(piece) = report.next().await? {
+        match &piece {
+            Decoded::Batch(batch) => {
+                flight.rows.fetch_add(u64::try_from(batch.num_rows()).unwrap_or_default(), Ordering::Relaxed)
+            }
+            Decoded::Rejected(_) => flight.rejected.fetch_add(1, Ordering::Relaxed),
+        };
+        if pieces.send(Piece::from(piece)).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// Writes pieces until their end; nothing when they stop without one.
 fn write(
     spool: &Spool,
@@ -504,5 +506,72 @@ impl<'a> InFlight<'a> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         locked(&self.polls.flights).remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use costream_common::record::MAX_BATCH_BYTES;
+    use tokio::io::{AsyncRead, ReadBuf};
+
+    use super::*;
+    use crate::decode::csv::N_READY_CHUNKS;
+
+    const HEADER: &[u8] = b"BilledCost,BillingCurrency,x_Note\n";
+    /// So many rows fill a batch by their number and by their bytes, about.
+    const ROW_BYTES: u64 = 1_000;
+    /// What the decoder hands over at a time, and its two buffers together at most.
+    const CHUNK_BYTES: u64 = 256 << 10;
+    /// Batches: those that wait, the one that is handed over and the one that is open. Chunks: those that wait, the one
+    /// that is filled and the one that is converted, and one for the buffers.
+    const AHEAD_BYTES: u64 =
+        (N_READY_PIECES as u64 + 2) * MAX_BATCH_BYTES as u64 + (N_READY_CHUNKS as u64 + 3) * CHUNK_BYTES;
+
+    /// A report without an end, which counts what was read of it.
+    struct Endless {
+        row: Vec<u8>,
+        at: usize,
+        read: Arc<AtomicU64>,
+    }
+
+    impl AsyncRead for Endless {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+            let n = to.remaining().min(self.row.len() - self.at);
+            to.put_slice(&self.row[self.at..self.at + n]);
+            self.at = (self.at + n) % self.row.len();
+            self.read.fetch_add(n as u64, Ordering::SeqCst);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    // On one thread, a task that still had room to read would be run by the yields.
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_slow_writer_is_the_pace_at_which_the_source_is_read() {
+        let note = "x".repeat(usize::try_from(ROW_BYTES).expect("few") - b"1,EUR,\n".len());
+        let (row, read) = (format!("1,EUR,{note}\n").into_bytes(), Arc::<AtomicU64>::default());
+        assert_eq!(row.len() as u64, ROW_BYTES);
+        let rows = Endless { row, at: 0, read: Arc::clone(&read) };
+        let source = tokio::io::AsyncReadExt::chain(HEADER, rows);
+        let mut report = Report::open(source, DecodeOptions::new("costs.csv")).await.expect("a report");
+        let (pieces, mut received) = mpsc::channel(N_READY_PIECES);
+        let handing = tokio::spawn(async move { hand_over(&mut report, &pieces, &Flight::default()).await });
+        let mut written = 0;
+        for _ in 0..30 {
+            for _ in 0..1_000 {
+                tokio::task::yield_now().await;
+            }
+            let ahead = read.load(Ordering::SeqCst) - written * ROW_BYTES;
+            assert!((1..AHEAD_BYTES).contains(&ahead), "{ahead} bytes are read ahead of {written} rows");
+            match received.recv().await {
+                Some(Piece::Batch(batch)) => written += batch.num_rows() as u64,
+                _ => panic!("every row is good"),
+            }
+        }
+        assert!(written * ROW_BYTES > 3 * AHEAD_BYTES, "enough was written to break the bound");
+        drop(received);
+        handing.await.expect("no panic").expect("a writer that has ended is no error of the report");
     }
 }

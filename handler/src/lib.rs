@@ -79,10 +79,14 @@ impl Handler {
         options.query_memory_bytes = config.query.max_memory_bytes;
         let store = DeltaStore::open(options)?;
         store.reach().await?;
-        let store = Store { write: Arc::new(store.clone()), read: Arc::new(store) };
+        Ok(Self::over(config, Store { write: Arc::new(store.clone()), read: Arc::new(store) }))
+    }
+
+    /// A handler over a store that is open already, wherever it is.
+    pub fn over(config: HandlerConfig, store: Store) -> Self {
         let engine = Engine::new(store.read.clone(), config.query);
         let telemetry = api::Telemetry::new();
-        Ok(Self { shared: Arc::new(Shared { config, store, engine, telemetry }) })
+        Self { shared: Arc::new(Shared { config, store, engine, telemetry }) }
     }
 
     /// What it was opened with.

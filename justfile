@@ -32,9 +32,13 @@ advisories:
 release:
     cargo build --release --workspace
 
-# Peak memory of a run, by rows and by sources; builds the release first.
-memory *args:
-    python3 benches/memory.py {{args}}
+# One of the scripts in benches (memory, end_to_end, queries, metrics); builds the release first.
+bench script *args:
+    python3 benches/{{script}}.py {{args}}
+
+# The parts beside their peers: CSV and the exposition.
+bench-parts *args:
+    cargo bench --manifest-path benches/Cargo.toml {{args}}
 
 # The API documentation.
 doc:

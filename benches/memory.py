@@ -9,7 +9,6 @@ about 1.2 kB of disk a row.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -17,18 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def build(profile):
-    """The path of the program."""
-    command = ["cargo", "build", "--workspace", "--bins", "--profile", profile, "--message-format", "json"]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
-    for line in done.stdout.splitlines():
-        message = json.loads(line)
-        if message.get("executable") and message["target"]["name"] == "costream":
-            return message["executable"]
-    sys.exit("cargo built no costream")
+import house
 
 
 def measured(command, folder):
@@ -65,10 +53,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[300_000, 3_000_000])
     parser.add_argument("--sources", type=int, nargs="+", default=[1, 200])
-    parser.add_argument("--profile", default="release")
-    parser.add_argument("--program", help="a costream that is built already")
+    house.flags(parser)
     flags = parser.parse_args()
-    costream = os.path.abspath(flags.program) if flags.program else build(flags.profile)
+    costream = house.programs(flags) / "costream"
     print(f"{'rows':>10} {'sources':>8} {'peak MiB':>9} {'rows/s':>9}")
     with tempfile.TemporaryDirectory() as folder:
         for sources in flags.sources:

@@ -114,13 +114,14 @@ def main():
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000])
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these cases, by the names printed")
+    parser.add_argument("--reports", type=Path, help="a folder that keeps the generated reports for the next time")
     house.flags(parser)
     given = parser.parse_args()
     house.with_peers()
     bin = house.programs(given)
     for rows in given.rows:
         with tempfile.TemporaryDirectory() as folder:
-            measure(bin, rows, given.times, given.only, Path(folder))
+            measure(bin, rows, given.times, given.only, given.reports or Path(folder))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class Role:
     def __init__(self, bin, name, config, folder):
         self.name = name
         self.log = open(folder / f"{name}.log", "w+")
-        command = [bin / name, "--config.file", config, "--log.format", "text"]
+        command = [bin / name, "--config.file", config]
         self.child = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         self.url = self.address()
 

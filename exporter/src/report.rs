@@ -69,13 +69,13 @@ pub struct Report {
 #[derive(Default)]
 struct OpenChunk {
     chunk: Chunk,
-    is_ascii: bool,
+    is_utf8: bool,
     next: usize,
 }
 
 impl From<Chunk> for OpenChunk {
     fn from(chunk: Chunk) -> Self {
-        Self { is_ascii: chunk.is_ascii(), chunk, next: 0 }
+        Self { is_utf8: chunk.is_utf8(), chunk, next: 0 }
     }
 }
 
@@ -212,7 +212,7 @@ impl Report {
                 }
                 self.open.next += 1;
                 self.row += 1;
-                if let Err(rejected) = self.converter.take(row, self.row, self.open.is_ascii, &mut self.rules) {
+                if let Err(rejected) = self.converter.take(row, self.row, self.open.is_utf8, &mut self.rules) {
                     return Ok(Some(Decoded::Rejected(rejected)));
                 }
             }

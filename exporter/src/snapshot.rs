@@ -1,6 +1,6 @@
 //! Batches and rejects in, snapshots on disk out: the spool. A generation is four files of one
 //! stem (a scope's digest and a snapshot's number): `.records.arrow` and `.rejects.arrow`, Arrow IPC
-//! streams with zstd; `.rollup.json`, what `/metrics` sums, which can be made again from the
+//! streams with LZ4; `.rollup.json`, what `/metrics` sums, which can be made again from the
 //! records; and `.json`, the [`Manifest`], renamed into place last, when the others are safely on the disk. So a
 //! killed poll leaves files without a manifest, and the next start removes them.
 //!
@@ -642,7 +642,7 @@ impl Begun {
         self.files.push(Arc::clone(&bytes));
         let metered = Metered { file, bytes, spool: self.spool.clone() };
         IpcWriteOptions::default()
-            .try_with_compression(Some(CompressionType::ZSTD))
+            .try_with_compression(Some(CompressionType::LZ4_FRAME))
             .and_then(|options| StreamWriter::try_new_with_options(BufWriter::new(metered), schema, options))
             .map_err(|error| self.failed(suffix, error))
     }

@@ -169,15 +169,15 @@ impl Converter {
     }
 
     /// Takes a row into the open batch, or refuses it and leaves the batch as it was.
-    /// `is_ascii`: every field of the row is known to be ASCII.
+    /// `is_utf8`: every field of the row is known to be.
     pub(crate) fn take(
         &mut self,
         row: Row<'_>,
         ordinal: i64,
-        is_ascii: bool,
+        is_utf8: bool,
         rules: &mut RuleCounts,
     ) -> Result<(), Rejected> {
-        if let Err((column, reason)) = self.read(row, is_ascii, rules) {
+        if let Err((column, reason)) = self.read(row, is_utf8, rules) {
             rules.drop_row();
             let text = match column {
                 Some(at) => shortened(row.field(at)),
@@ -221,11 +221,11 @@ impl Converter {
     }
 
     /// Reads what is not text into scratch, and says which column is at fault.
-    fn read(&mut self, row: Row<'_>, is_ascii: bool, rules: &mut RuleCounts) -> Result<(), (Option<usize>, Reject)> {
+    fn read(&mut self, row: Row<'_>, is_utf8: bool, rules: &mut RuleCounts) -> Result<(), (Option<usize>, Reject)> {
         if row.n_fields != self.columns.len() {
             return Err((None, Reject::WrongFieldCount));
         }
-        if !is_ascii || row.n_bytes() > self.max_field_bytes {
+        if !is_utf8 || row.n_bytes() > self.max_field_bytes {
             for (at, field) in row.fields().enumerate() {
                 if field.len() > self.max_field_bytes {
                     return Err((Some(at), Reject::TooLong));

@@ -207,12 +207,14 @@ impl Leniency {
 pub(crate) struct RuleCounts {
     taken: [u64; Rule::COUNT],
     row: [u32; Rule::COUNT],
+    /// Whether a rule was applied to the row at hand: seldom.
+    row_has_any: bool,
     shown: BTreeMap<&'static str, u64>,
 }
 
 impl Default for RuleCounts {
     fn default() -> Self {
-        Self { taken: [0; Rule::COUNT], row: [0; Rule::COUNT], shown: BTreeMap::new() }
+        Self { taken: [0; Rule::COUNT], row: [0; Rule::COUNT], row_has_any: false, shown: BTreeMap::new() }
     }
 }
 
@@ -225,18 +227,22 @@ impl RuleCounts {
     /// Counts a rule applied to the row at hand.
     pub(crate) fn count_in_row(&mut self, rule: Rule) {
         self.row[rule.index()] += 1;
+        self.row_has_any = true;
     }
 
     /// The row at hand was taken: its counts stand.
     pub(crate) fn take_row(&mut self) {
-        for (taken, row) in self.taken.iter_mut().zip(&mut self.row) {
-            *taken += u64::from(std::mem::take(row));
+        if std::mem::take(&mut self.row_has_any) {
+            for (taken, row) in self.taken.iter_mut().zip(&mut self.row) {
+                *taken += u64::from(std::mem::take(row));
+            }
         }
     }
 
     /// The row at hand was rejected: its counts are void.
     pub(crate) fn drop_row(&mut self) {
         self.row = [0; Rule::COUNT];
+        self.row_has_any = false;
     }
 
     /// Brings [`RuleCounts::shown`] up to date.

@@ -18,7 +18,7 @@ use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
-use costream_common::record::MAX_BATCH_ROWS;
+use costream_common::record::{MAX_BATCH_ROWS, X_ROW};
 use deltalake::kernel::{Action, Add, DeletionVectorDescriptor, Remove};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -29,10 +29,11 @@ use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream};
 use parquet::arrow::{AsyncArrowWriter, ParquetRecordBatchStreamBuilder, ProjectionMask};
-use parquet::basic::Compression;
+use parquet::basic::{Compression, Encoding};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
 
 use super::stats;
 
@@ -222,7 +223,11 @@ impl PartitionWriter {
         let schema = Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>()));
         let upload =
             BufWriter::with_capacity(self.store.clone(), path.clone(), UPLOAD_BUFFER_BYTES).with_max_concurrency(1);
+        let ordinal = ColumnPath::from(X_ROW);
         let properties = WriterProperties::builder()
+            // Ordinals stand one after the other, and no two are the same.
+            .set_column_dictionary_enabled(ordinal.clone(), false)
+            .set_column_encoding(ordinal, Encoding::DELTA_BINARY_PACKED)
             .set_compression(Compression::SNAPPY)
             .set_max_row_group_row_count(Some(MAX_ROW_GROUP_ROWS))
             .set_created_by(format!("costream {}", env!("CARGO_PKG_VERSION")))

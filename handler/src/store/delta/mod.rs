@@ -8,9 +8,10 @@
 //! number as an application transaction. It is made on exactly the version that was looked at,
 //! so a commit by another process in between means looking again, never a lost or doubled row.
 //!
-//! Memory: see [`files`] for a replace, [`upsert`] for an upsert, and
+//! Memory: see [`files`] for a replace, with three more batches read ahead ([`ahead`]), [`upsert`] for an upsert, and
 //! [`DeltaOptions::query_memory_bytes`] for queries; besides, the list of a table's files.
 
+mod ahead;
 mod durable;
 #[cfg(test)]
 mod faults;
@@ -54,6 +55,7 @@ use crate::store::{
     BatchError, Committed, Delivery, Query, Store, StoreError, StoreRead, StoreWrite, TableInfo, Upsert, Upserted,
 };
 
+use ahead::Ahead;
 pub use files::FileError;
 use files::{PartitionWriter, Written};
 pub use place::{StoreUrl, StoreUrlError};
@@ -279,7 +281,7 @@ impl Shared {
     }
 
     async fn replace_scope(self: &Arc<Self>, delivery: Delivery) -> Result<Committed, StoreError> {
-        let Delivery { table: name, key, snapshot, schema, mut batches } = delivery;
+        let Delivery { table: name, key, snapshot, schema, batches } = delivery;
         let scope = self.lock_scope(&name, &key).await;
         let table = self.table(&name)?;
         let state = table.state().await?;
@@ -295,8 +297,10 @@ impl Shared {
         check_by_scope(&table, state.as_deref(), &layout)?;
         let mut writer = self.scope_writer(&table, &key, &stamp, &layout);
         drop(state);
-        while let Some(batch) = batches.next().await {
-            let batch = batch.map_err(|source| StoreError::Cut { table: name.clone(), source })?;
+        let mut batches = Ahead::of(batches);
+        let cut = |source| StoreError::Cut { table: name.clone(), source };
+        while let Some(batch) = batches.next().await.map_err(|error| cut(error.into()))? {
+            let batch = batch.map_err(cut)?;
             let batch = stamp.apply(&table, &batch)?;
             writer.write(&batch).await.map_err(|e| table.file_failed("write", e))?;
             fault::point(Point::Write);

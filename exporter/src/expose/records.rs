@@ -184,19 +184,15 @@ impl Identity {
 }
 
 fn write_row(writer: &mut TextWriter, identity: &Identity, batch: &RecordBatch, row: usize) {
-    let schema = batch.schema_ref();
-    let cells = || {
-        schema
-            .fields()
-            .iter()
-            .zip(batch.columns())
-            .filter_map(|(field, array)| Some((field.name().as_str(), cell(array, row)?)))
+    let cells = |wanted: fn(&str) -> bool| {
+        let columns = batch.schema_ref().fields().iter().map(|field| field.name().as_str()).zip(batch.columns());
+        // Only what is wanted is made into text.
+        columns.filter(move |(name, _)| wanted(name)).filter_map(|(name, array)| Some((name, cell(array, row)?)))
     };
     // Every row that was taken has a billed cost.
     let billed = batch.column_by_name("BilledCost").and_then(|array| cell(array, row)).unwrap_or(Cow::Borrowed("NaN"));
-    let report = cells().filter(|(name, _)| *name != X_ROW);
     let identity = identity.labels().map(|(name, value)| (name, Cow::Borrowed(value)));
-    let ordinal = cells().filter(|(name, _)| *name == X_ROW);
+    let (report, ordinal) = (cells(|name| name != X_ROW), cells(|name| name == X_ROW));
     writer.sample(ROWS, report.chain(identity).chain(ordinal), &billed, None);
 }
 

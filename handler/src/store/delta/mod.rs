@@ -43,7 +43,7 @@ use datafusion::prelude::SessionContext;
 use deltalake::kernel::{Action, Transaction};
 use deltalake::logstore::{StorageConfig, default_logstore};
 use futures::future::BoxFuture;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::FutureExt as _;
 use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
 use sha2::{Digest as _, Sha256};

@@ -2,6 +2,7 @@
 //! leaves the others alone; an unknown key is an error that names the key and the line.
 
 use std::fmt;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// What the operating system said.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A key is unknown or missing, or a value is of the wrong kind.
     #[error("configuration {}{}: {reason}", path.display(), Line(*line))]
@@ -69,11 +70,20 @@ impl fmt::Display for Line {
 /// The file cannot be read, is not YAML, or does not fit `T`: the line and the key are named.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     let failed = |source| ConfigError::Read { path: path.to_owned(), source };
-    if std::fs::metadata(path).map_err(failed)?.len() > MAX_CONFIG_BYTES {
-        return Err(failed(std::io::Error::other("larger than 16 MiB")));
-    }
-    let text = std::fs::read_to_string(path).map_err(failed)?;
+    let bytes = read_at_most(path, MAX_CONFIG_BYTES).map_err(failed)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error.utf8_error())))?;
     parse(&text, path)
+}
+
+/// Reads a file of at most `max_bytes`, however long it says it is: a device says nothing.
+pub(crate) fn read_at_most(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(max_bytes + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max_bytes {
+        return Err(io::Error::other(format!("larger than {} MiB", max_bytes >> 20)));
+    }
+    Ok(bytes)
 }
 
 /// Reads a configuration from its text; `path` is what an error names.
@@ -183,6 +193,13 @@ mod tests {
         let error = read("exportr: {}\n").expect_err("an unknown section").to_string();
         assert!(error.contains("line 1") && error.contains("exportr"), "{error}");
         assert!(!error.contains('\n'), "one line: {error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_device_is_not_read_without_end() {
+        let error = load::<File>(Path::new("/dev/zero")).expect_err("too large");
+        assert!(crate::report::one_line(&error).ends_with("larger than 16 MiB"), "{error}");
     }
 
     #[test]

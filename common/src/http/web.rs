@@ -330,11 +330,7 @@ impl Tls {
             (Some(file), None) => {
                 let file = near(file);
                 let failed = |reason: String| WebConfigError::Pem { key, path: file.clone(), reason };
-                let length = std::fs::metadata(&file).map_err(|error| failed(error.to_string()))?.len();
-                if length > MAX_PEM_BYTES {
-                    return Err(failed("is larger than 1 MiB".to_owned()));
-                }
-                let bytes = std::fs::read(&file).map_err(|error| failed(error.to_string()))?;
+                let bytes = config::read_at_most(&file, MAX_PEM_BYTES).map_err(|error| failed(error.to_string()))?;
                 files.push(file.clone());
                 Ok((file, bytes))
             }
@@ -486,3 +482,4 @@ mod tests {
         assert!(!load("{}\n").expect("an empty file").authenticates());
     }
 }
+            ("tls_server_config: {cert_file: /dev/zero, key_file: k}\n", "larger than 1 MiB"),

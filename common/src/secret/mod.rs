@@ -3,10 +3,13 @@
 
 mod kubernetes;
 
+use std::io;
 use std::path::PathBuf;
+use std::string::FromUtf8Error;
 
 pub use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use tokio::io::AsyncReadExt;
 
 pub use self::kubernetes::{KubernetesError, KubernetesKey, KubernetesReason};
 
@@ -37,7 +40,7 @@ pub enum SecretError {
         path: PathBuf,
         /// What the operating system said.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The file is larger than a secret can be.
     #[error("secret file {} is larger than 1 MiB", path.display())]
@@ -81,10 +84,15 @@ impl SecretSource {
         let text = match self {
             Self::File(path) => {
                 let failed = |source| SecretError::File { path: path.clone(), source };
-                if tokio::fs::metadata(path).await.map_err(failed)?.len() > MAX_SECRET_BYTES {
+                let file = tokio::fs::File::open(path).await.map_err(failed)?;
+                let mut bytes = Vec::new();
+                file.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes).await.map_err(failed)?;
+                if bytes.len() as u64 > MAX_SECRET_BYTES {
                     return Err(SecretError::TooLarge { path: path.clone() });
                 }
-                tokio::fs::read_to_string(path).await.map_err(failed)?
+                // Not the error itself: it holds the bytes.
+                let no_text = |error: FromUtf8Error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error());
+                String::from_utf8(bytes).map_err(|error| failed(no_text(error)))?
             }
             Self::Env(name) => std::env::var(name).map_err(|_| SecretError::Env { name: name.clone() })?,
             Self::Kubernetes(key) => key.read().await.map_err(Box::new)?,
@@ -105,6 +113,13 @@ impl SecretSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_device_is_not_read_without_end() {
+        let read = SecretSource::File(PathBuf::from("/dev/zero")).read().await;
+        assert!(matches!(read, Err(SecretError::TooLarge { .. })));
+    }
 
     #[tokio::test]
     async fn a_rotated_file_is_read_anew_without_its_line_break() {

@@ -9,6 +9,7 @@
 //! costs what a known one does.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -33,6 +34,9 @@ const WAITING_CHECKS: usize = 64;
 const REMEMBERED: usize = 1024;
 /// The cost of the check for an unknown user when no user says otherwise: bcrypt's default.
 const DEFAULT_COST: u32 = 10;
+/// The costs that a hash may have: what htpasswd makes. A check takes twice as long with each,
+/// some ten seconds with the last.
+const COSTS: RangeInclusive<u32> = 4..=17;
 /// The largest certificate or key file worth reading, in bytes.
 const MAX_PEM_BYTES: u64 = 1 << 20;
 
@@ -285,6 +289,10 @@ impl Read {
         let mut files = vec![path.to_owned()];
         let mut client_certificates = false;
         let tls = match &file.tls_server_config {
+            if !COSTS.contains(&parts.get_cost()) {
+                let reason = format!("is of cost {}: {} to {} are taken", parts.get_cost(), COSTS.start(), COSTS.end());
+                return Err(wrong(&key(), reason));
+            }
             Some(tls) => {
                 client_certificates = tls.client_auth_type.as_deref() == Some("RequireAndVerifyClientCert");
                 Some(Arc::new(tls.server_config(path, &mut files)?))
@@ -476,6 +484,17 @@ mod tests {
             ("tls_server_config: {cert_file: c, key_file: k, cipher_suites: [A]}\n", "cipher_suites"),
             ("http_server_config: {headers: {\"a b\": c}}\n", "headers.a b"),
         ] {
+    #[test]
+    fn a_hash_is_of_a_cost_that_can_be_paid() {
+        for (cost, is_taken) in [("00", false), ("03", false), ("04", true), ("17", true), ("18", false)] {
+            let text = format!("basic_auth_users: {{ann: {}}}\n", HASH.replacen("04", cost, 1));
+            match load(&text) {
+                Ok(_) => assert!(is_taken, "{cost}"),
+                Err(error) => assert!(!is_taken && error.to_string().contains("ann: is of cost"), "{error}"),
+            }
+        }
+    }
+
             let error = crate::report::one_line(&load(text).expect_err(text));
             assert!(error.contains(named) && !error.contains("secret"), "{text}: {error}");
         }

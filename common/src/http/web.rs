@@ -155,15 +155,27 @@ impl WebConfig {
     /// # Errors
     /// A file is missing or no good; a key is unknown or asks for what we do not do.
     pub fn load(path: &Path) -> Result<Self, WebConfigError> {
-        let read = Read::from(path)?;
-        Ok(Self {
+        Ok(Self::new(Read::from(path, config::load(path)?)?, path))
+    }
+
+    /// Reads a configuration from its text; the certificates it names are looked for beside
+    /// `path`, which is what an error names.
+    ///
+    /// # Errors
+    /// As [`WebConfig::load`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, WebConfigError> {
+        Ok(Self::new(Read::from(path, config::parse(text, path)?)?, path))
+    }
+
+    fn new(read: Read, path: &Path) -> Self {
+        Self {
             path: path.to_owned(),
             seen: Mutex::new(read.stamps()),
             read,
             doors: Arc::new(Semaphore::new(CONCURRENT_CHECKS)),
             waiting: Arc::new(Semaphore::new(CONCURRENT_CHECKS + WAITING_CHECKS)),
             verified: Arc::default(),
-        })
+        }
     }
 
     /// Reads the files again when one of them changed, and says what came of it: the new
@@ -178,7 +190,7 @@ impl WebConfig {
         if std::mem::replace(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner), stamps.clone()) == stamps {
             return Ok(None);
         }
-        let read = Read::from(&self.path)?;
+        let read = Read::from(&self.path, config::load(&self.path)?)?;
         Ok(Some(Self {
             path: self.path.clone(),
             seen: Mutex::new(if read.files == self.read.files { stamps } else { read.stamps() }),
@@ -261,8 +273,7 @@ fn digest(user: &str, hash: &str, password: &[u8]) -> [u8; 32] {
 }
 
 impl Read {
-    fn from(path: &Path) -> Result<Self, WebConfigError> {
-        let file: File = config::load(path)?;
+    fn from(path: &Path, file: File) -> Result<Self, WebConfigError> {
         let wrong =
             |key: &str, reason: String| WebConfigError::Value { path: path.to_owned(), key: key.to_owned(), reason };
         if file.rate_limit.is_some() {
@@ -278,6 +289,10 @@ impl Read {
             let parts: bcrypt::HashParts = hash
                 .parse()
                 .map_err(|_| wrong(&key(), "is no bcrypt hash (htpasswd -nBC 10 NAME makes one)".to_owned()))?;
+            if !COSTS.contains(&parts.get_cost()) {
+                let reason = format!("is of cost {}: {} to {} are taken", parts.get_cost(), COSTS.start(), COSTS.end());
+                return Err(wrong(&key(), reason));
+            }
             cost = cost.max(Some(parts.get_cost()));
         }
         let mut headers = HeaderMap::new();
@@ -289,10 +304,6 @@ impl Read {
         let mut files = vec![path.to_owned()];
         let mut client_certificates = false;
         let tls = match &file.tls_server_config {
-            if !COSTS.contains(&parts.get_cost()) {
-                let reason = format!("is of cost {}: {} to {} are taken", parts.get_cost(), COSTS.start(), COSTS.end());
-                return Err(wrong(&key(), reason));
-            }
             Some(tls) => {
                 client_certificates = tls.client_auth_type.as_deref() == Some("RequireAndVerifyClientCert");
                 Some(Arc::new(tls.server_config(path, &mut files)?))
@@ -474,17 +485,6 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_honoured_is_named() {
-        for (text, named) in [
-            ("basic_auth_user: {}\n", "basic_auth_user"),
-            ("basic_auth_users: {ann: secret}\n", "basic_auth_users.ann"),
-            ("rate_limit: {interval: 1s}\n", "rate_limit"),
-            ("tls_server_config: {key_file: k}\n", "cert_file"),
-            ("tls_server_config: {cert_file: missing.pem, key_file: k}\n", "missing.pem"),
-            ("tls_server_config: {cert_file: c, key_file: k, cipher_suites: [A]}\n", "cipher_suites"),
-            ("http_server_config: {headers: {\"a b\": c}}\n", "headers.a b"),
-        ] {
-    #[test]
     fn a_hash_is_of_a_cost_that_can_be_paid() {
         for (cost, is_taken) in [("00", false), ("03", false), ("04", true), ("17", true), ("18", false)] {
             let text = format!("basic_auth_users: {{ann: {}}}\n", HASH.replacen("04", cost, 1));
@@ -495,10 +495,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_cannot_be_honoured_is_named() {
+        for (text, named) in [
+            ("basic_auth_user: {}\n", "basic_auth_user"),
+            ("basic_auth_users: {ann: secret}\n", "basic_auth_users.ann"),
+            ("rate_limit: {interval: 1s}\n", "rate_limit"),
+            ("tls_server_config: {key_file: k}\n", "cert_file"),
+            ("tls_server_config: {cert_file: missing.pem, key_file: k}\n", "missing.pem"),
+            ("tls_server_config: {cert_file: /dev/zero, key_file: k}\n", "larger than 1 MiB"),
+            ("tls_server_config: {cert_file: c, key_file: k, cipher_suites: [A]}\n", "cipher_suites"),
+            ("http_server_config: {headers: {\"a b\": c}}\n", "headers.a b"),
+        ] {
             let error = crate::report::one_line(&load(text).expect_err(text));
             assert!(error.contains(named) && !error.contains("secret"), "{text}: {error}");
         }
         assert!(!load("{}\n").expect("an empty file").authenticates());
     }
 }
-            ("tls_server_config: {cert_file: /dev/zero, key_file: k}\n", "larger than 1 MiB"),

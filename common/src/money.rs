@@ -381,5 +381,14 @@ mod tests {
                 prop_assert_eq!(ours, oracle);
             }
         }
+
+        #[test]
+        fn what_is_refused_does_not_fit(text in "[-+]?[0-9]{1,22}([.][0-9]{1,20})?(0{0,30})([eE][-+]?[0-9]{1,2})?") {
+            let oracle: bigdecimal::BigDecimal = text.parse().expect("a number");
+            let (digits, places) = oracle.normalized().into_bigint_and_exponent();
+            let whole = digits.to_string().trim_start_matches('-').len() as i64 - places;
+            let fits = places <= i64::from(SCALE) && whole <= i64::from(PRECISION) - i64::from(SCALE);
+            prop_assert_eq!(Amount::parse(text.as_bytes()).is_ok(), fits, "{}", text);
+        }
     }
 }

@@ -1,5 +1,6 @@
 use super::*;
 use costream_common::record::ScopeName;
+use proptest::prelude::*;
 
 use super::quarantine::REJECTS_PER_BATCH;
 use crate::report::{DecodeOptions, Decoded, Report};
@@ -33,12 +34,19 @@ fn facts() -> ReportFacts {
     }
 }
 
+fn in_a_runtime<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(work)
+}
+
+async fn report(csv: &str) -> Report {
+    let bytes = std::io::Cursor::new(csv.as_bytes().to_vec());
+    Report::open(bytes, DecodeOptions::new("costs.csv")).await.expect("a report")
+}
+
 /// Writes a report, up to its end but not beyond.
 fn written(spool: &Spool, csv: &str) -> Result<Writer, SpoolError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    runtime.block_on(async {
-        let bytes = std::io::Cursor::new(csv.as_bytes().to_vec());
-        let mut report = Report::open(bytes, DecodeOptions::new("costs.csv")).await.expect("a report");
+    in_a_runtime(async {
+        let mut report = report(csv).await;
         let mut writer = spool.begin(key(), "costs.csv".to_owned(), &report.schema())?;
         while let Some(piece) = report.next().await.expect("a good report") {
             match piece {
@@ -47,6 +55,20 @@ fn written(spool: &Spool, csv: &str) -> Result<Writer, SpoolError> {
             }
         }
         Ok(writer)
+    })
+}
+
+/// What a report has, nowhere written.
+fn decoded(csv: &str) -> (Vec<RecordBatch>, Vec<Rejected>) {
+    in_a_runtime(async {
+        let (mut report, mut batches, mut rejects) = (report(csv).await, Vec::new(), Vec::new());
+        while let Some(piece) = report.next().await.expect("a good report") {
+            match piece {
+                Decoded::Batch(batch) => batches.push(batch),
+                Decoded::Rejected(rejected) => rejects.push(rejected),
+            }
+        }
+        (batches, rejects)
     })
 }
 
@@ -246,4 +268,31 @@ fn rejects_are_numbered_and_say_where_they_are_from() {
     let found = ["source", "file", "row", "column", "reason", "text", "x_row"].map(|column| cell(last, column, 4));
     assert_eq!(found, ["s", "costs.csv", "1029", "BilledCost", "not_a_number", "no 1028", "1029"]);
     assert_eq!(generation.manifest.rejects, [("not_a_number".to_owned(), 1029)].into());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn what_is_spooled_is_read_after_a_restart(rows in proptest::collection::vec(("-?[0-9]{1,20}[.][0-9]{1,18}|bad", any::<String>(), "|(a=b;c: d)|[{}]{0,3}"), 0..20)) {
+        let mut csv = csv::Writer::from_writer(Vec::new());
+        csv.write_record(["BilledCost", "x_Note", "Tags"]).expect("in memory");
+        for (billed, note, tags) in &rows {
+            csv.write_record([billed, note, tags]).expect("in memory");
+        }
+        let csv = String::from_utf8(csv.into_inner().expect("in memory")).expect("text");
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let snapshot = {
+            let spool = open(dir.path()).expect("a spool");
+            committed(&spool, &csv).expect("a snapshot").snapshot().clone()
+        };
+        let spool = open(dir.path()).expect("the spool again");
+        let generation = spool.get(&key()).expect("the snapshot again");
+        prop_assert_eq!(generation.snapshot(), &snapshot);
+        let (batches, rejected) = decoded(&csv);
+        let read: Vec<_> = generation.records().expect("records").map(|batch| batch.expect("a batch")).collect();
+        prop_assert_eq!(read, batches);
+        prop_assert_eq!(self::rows(generation.rejects().expect("rejects")), rejected.len());
+        prop_assert_eq!(snapshot.rejected, rejected.len() as u64);
+    }
 }

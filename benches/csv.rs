@@ -15,7 +15,7 @@ const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../resources/sample/f
 /// About 60 MB of text: more than any cache holds.
 const SAMPLE_REPEATED: usize = 8;
 
-fn main_report() -> &'static [u8] {
+fn shipped_or_named() -> &'static [u8] {
     let text = match std::env::var_os("COSTREAM_BENCH_REPORT") {
         Some(path) => std::fs::read(path).expect("the report can be read"),
         None => {
@@ -66,7 +66,7 @@ async fn beneath(report: &[u8]) -> usize {
 }
 
 fn benches(criterion: &mut Criterion) {
-    let report = main_report();
+    let report = shipped_or_named();
     let one: Runtime = Builder::new_current_thread().build().expect("a runtime");
     let two: Runtime = Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
     let rows = peer(report);
@@ -74,21 +74,16 @@ fn benches(criterion: &mut Criterion) {
     assert_eq!(taken + refused, rows, "both read the same rows");
     eprintln!("{rows} rows, {refused} of them refused, {} bytes", report.len());
 
-    for (unit, throughput) in
-        [("bytes", Throughput::Bytes(report.len() as u64)), ("rows", Throughput::Elements(rows as u64))]
-    {
-        let mut group = criterion.benchmark_group(format!("csv to records, {unit}"));
-        group.throughput(throughput).sample_size(10).measurement_time(Duration::from_secs(8));
-        group.bench_function("peer: csv crate, ByteRecord", |bencher| bencher.iter(|| peer(report)));
-        group.bench_function("beneath: csv-async, ByteRecord", |bencher| {
-            bencher.iter(|| one.block_on(beneath(report)));
-        });
-        group.bench_function("costream, one thread", |bencher| bencher.iter(|| one.block_on(read(report))));
-        group.bench_function("costream, as it runs: two threads", |bencher| {
-            bencher.iter(|| two.block_on(async { tokio::spawn(read(report)).await.expect("no panic") }));
-        });
-        group.finish();
-    }
+    let mut group = criterion.benchmark_group("csv to records");
+    let throughput = Throughput::Bytes(report.len() as u64);
+    group.throughput(throughput).sample_size(10).measurement_time(Duration::from_secs(8));
+    group.bench_function("peer: csv crate, ByteRecord", |bencher| bencher.iter(|| peer(report)));
+    group.bench_function("beneath: csv-async, ByteRecord", |bencher| bencher.iter(|| one.block_on(beneath(report))));
+    group.bench_function("costream, one thread", |bencher| bencher.iter(|| one.block_on(read(report))));
+    group.bench_function("costream, as it runs: two threads", |bencher| {
+        bencher.iter(|| two.block_on(async { tokio::spawn(read(report)).await.expect("no panic") }));
+    });
+    group.finish();
 }
 
 criterion_group!(all, benches);

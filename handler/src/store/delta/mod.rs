@@ -8,10 +8,9 @@
 //! number as an application transaction. It is made on exactly the version that was looked at,
 //! so a commit by another process in between means looking again, never a lost or doubled row.
 //!
-//! Memory: see [`files`] for a replace, with three more batches read ahead ([`ahead`]), [`upsert`] for an upsert, and
+//! Memory: see [`files`] for a replace, [`upsert`] for an upsert, and
 //! [`DeltaOptions::query_memory_bytes`] for queries; besides, the list of a table's files.
 
-mod ahead;
 mod durable;
 #[cfg(test)]
 mod faults;
@@ -43,7 +42,7 @@ use datafusion::prelude::SessionContext;
 use deltalake::kernel::{Action, Transaction};
 use deltalake::logstore::{StorageConfig, default_logstore};
 use futures::future::BoxFuture;
-use futures::FutureExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
 use sha2::{Digest as _, Sha256};
@@ -55,7 +54,6 @@ use crate::store::{
     BatchError, Committed, Delivery, Query, Store, StoreError, StoreRead, StoreWrite, TableInfo, Upsert, Upserted,
 };
 
-use ahead::Ahead;
 pub use files::FileError;
 use files::{PartitionWriter, Written};
 pub use place::{StoreUrl, StoreUrlError};
@@ -281,7 +279,7 @@ impl Shared {
     }
 
     async fn replace_scope(self: &Arc<Self>, delivery: Delivery) -> Result<Committed, StoreError> {
-        let Delivery { table: name, key, snapshot, schema, batches } = delivery;
+        let Delivery { table: name, key, snapshot, schema, mut batches } = delivery;
         let scope = self.lock_scope(&name, &key).await;
         let table = self.table(&name)?;
         let state = table.state().await?;
@@ -297,10 +295,8 @@ impl Shared {
         check_by_scope(&table, state.as_deref(), &layout)?;
         let mut writer = self.scope_writer(&table, &key, &stamp, &layout);
         drop(state);
-        let mut batches = Ahead::of(batches);
-        let cut = |source| StoreError::Cut { table: name.clone(), source };
-        while let Some(batch) = batches.next().await.map_err(|error| cut(error.into()))? {
-            let batch = batch.map_err(cut)?;
+        while let Some(batch) = batches.next().await {
+            let batch = batch.map_err(|source| StoreError::Cut { table: name.clone(), source })?;
             let batch = stamp.apply(&table, &batch)?;
             writer.write(&batch).await.map_err(|e| table.file_failed("write", e))?;
             fault::point(Point::Write);

@@ -1,8 +1,8 @@
 //! Records to exposition text and text to records, beside `openmetrics-parser`, `prometheus-parse`
 //! and the Python client (where `COSTREAM_BENCH_PYTHON`, or `python3`, has it). All on one core.
 //!
-//! The text is that of the shipped sample's rows as `/records` writes them: one sample a row, every
-//! column that has a value a label.
+//! The text is that of the shipped sample's rows nearly as `/records` writes them: one sample a row, every
+//! column a label, also where it has no value, since `openmetrics-parser` wants all samples alike.
 
 use std::hint::black_box;
 use std::io::{Read, Write as _};
@@ -40,16 +40,16 @@ fn rows() -> Vec<Row> {
     flate2::read::MultiGzDecoder::new(file).read_to_end(&mut text).expect("the sample is gzip");
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(&*text);
     let header = reader.headers().expect("a header").clone();
-    let row = |record: Result<csv::ByteRecord, csv::Error>| {
+    let row = |(record, ordinal): (Result<csv::ByteRecord, csv::Error>, u64)| {
         let record = record.expect("a record");
         let field = |at: usize| record.get(at).map(String::from_utf8_lossy).unwrap_or_default().into_owned();
-        let labels = header.iter().enumerate().map(|(at, name)| (name.to_owned(), field(at)));
-        let labels: Vec<_> = labels.filter(|(_, value)| !value.is_empty()).collect();
+        let columns = header.iter().enumerate().map(|(at, name)| (name.to_owned(), field(at)));
+        let labels: Vec<_> = columns.chain([("x_row".to_owned(), ordinal.to_string())]).collect();
         let billed = labels.iter().find(|(name, _)| name == "BilledCost").map(|(_, value)| value.clone());
         // A few rows of the sample are there to be refused.
         (labels, billed.filter(|billed| billed.parse::<f64>().is_ok()).unwrap_or_else(|| "0".to_owned()))
     };
-    reader.byte_records().map(row).collect()
+    reader.byte_records().zip(1..).map(row).collect()
 }
 
 fn encode(rows: &[Row]) -> Vec<u8> {

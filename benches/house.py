@@ -7,7 +7,9 @@ import statistics
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
+from decimal import Decimal
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,7 +99,7 @@ class Role:
         request = urllib.request.Request(self.url + "/_sql", body, {"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request) as answer:
-                return json.load(answer)["rows"]
+                return json.load(answer, parse_float=Decimal)["rows"]
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return []

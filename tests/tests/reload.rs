@@ -3,21 +3,17 @@
 
 use std::fs;
 use std::net::TcpStream;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
-use costream_tests::faults::source::{Fault, Source};
 use costream_tests::parts::Suite;
 use costream_tests::programs::{Program, client, free_address, get, runtime, until};
 use tempfile::TempDir;
 
 const FILE: &str = "costream.yaml";
-/// The signal that asks for a new configuration.
-const SIGHUP: i32 = 1;
 
 fn main() -> ExitCode {
     Suite::new()
@@ -27,7 +23,6 @@ fn main() -> ExitCode {
         .claim("a_target_that_was_added_is_scraped", added_target)
         .claim("a_handler_takes_new_limits_and_without_a_file_it_goes_on", handler)
         .claim("the_all_in_one_stores_a_source_that_was_added", all_in_one)
-        .claim("a_run_that_ends_by_itself_is_ended", once)
         .run()
 }
 
@@ -233,19 +228,4 @@ fn all_in_one() -> Result<()> {
     };
     until("both are stored", stored)?;
     ends_well(program)
-}
-
-/// A command that does one thing and ends is ended by SIGHUP, as by default.
-fn once() -> Result<()> {
-    let folder = folder(&[])?;
-    let source = Source::start()?;
-    source.serve("slow.csv", b"BilledCost\n1\n".to_vec());
-    source.fail("slow.csv", [Fault::Drip(2, std::time::Duration::from_secs(600))]);
-    let url = source.url("slow.csv");
-    let mut program = Program::start("costream", folder.path(), &["run", "--once", "--source", &url])?;
-    until("the source is asked", || Ok((source.asked("slow.csv") > 0).then_some(())))?;
-    program.hang_up()?;
-    let status = until("it ends", || program.ended())?;
-    ensure!(status.signal() == Some(SIGHUP), "it ended with {status}");
-    Ok(())
 }

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use async_compression::tokio::write::GzipEncoder;
 use costream_tests::faults::compare;
 use costream_tests::faults::house::{Role, Wiring};
@@ -155,6 +155,7 @@ fn announced_short() -> Result<()> {
 /// A file is written in place, piece by piece, while the exporter reads it again and again.
 fn written_while_read() -> Result<()> {
     const PIECES: usize = 400;
+    const GENERATIONS: u32 = 10;
     let folder = tempfile::tempdir().context("make a folder")?;
     let file = folder.path().join("live.csv");
     let trial = Trial::new(Wiring::ThreePrograms, 9, ROWS, |plan, _| {
@@ -164,7 +165,10 @@ fn written_while_read() -> Result<()> {
         let store = trial.house.store();
         fs::write(&file, report(9, "live", 0, 4_000)).context("write the report")?;
         trial.house.start_all()?;
-        for generation in 1..=2 {
+        // Which moment of a write a read meets is a matter of luck: as often as it takes.
+        let met =
+            |said: String| said.contains("changed while it was read") || said.contains("ends inside a quoted field");
+        for generation in 1..=GENERATIONS {
             let whole = report(9, "live", generation, 12_000);
             let mut writing = File::create(&file).context("open the report")?;
             for piece in whole.chunks(whole.len().div_ceil(PIECES)) {
@@ -176,9 +180,10 @@ fn written_while_read() -> Result<()> {
                 store.is_stored("live", "live.csv", &generation.to_string(), &expected)
             })?;
             compare::same("the store", &expected, &store.ledger("live", &expected.columns, None)?)?;
+            if generation > 1 && met(trial.house.printed(Role::Exporter)?) {
+                return trial.close();
+            }
         }
-        let said = trial.house.printed(Role::Exporter)?;
-        ensure!(said.contains("changed while it was read"), "no read has met a write: {said}");
-        trial.close()
+        bail!("no read has met a write in {GENERATIONS} generations")
     })
 }

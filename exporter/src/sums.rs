@@ -67,8 +67,19 @@ impl Sums {
 pub(crate) struct Ready {
     sums: RwLock<Arc<Sums>>,
     changes: AtomicU64,
-    /// When sums were last made, and how long it took. One maker at a time.
-    made: tokio::sync::Mutex<Option<(Instant, Duration)>>,
+    /// Times that sums were asked for.
+    asked: AtomicU64,
+    /// The sums made last. One maker at a time.
+    made: tokio::sync::Mutex<Option<Made>>,
+}
+
+/// A making of sums.
+#[derive(Debug)]
+struct Made {
+    /// What had been asked for when it began, and so is answered by it.
+    answers: u64,
+    at: Instant,
+    took: Duration,
 }
 
 impl Ready {
@@ -89,16 +100,21 @@ impl Ready {
 
     /// Makes the sums anew if that was not done a moment ago.
     pub(crate) async fn refresh_if_due(&self, spool: &Spool) {
-        let is_due = |(at, took): (Instant, Duration)| at.elapsed() > took.saturating_mul(PATIENCE);
-        if self.made.try_lock().is_ok_and(|made| made.is_none_or(is_due)) {
+        let is_due = |made: &Made| made.at.elapsed() > made.took.saturating_mul(PATIENCE);
+        if self.made.try_lock().is_ok_and(|made| made.as_ref().is_none_or(is_due)) {
             self.refresh(spool).await;
         }
     }
 
-    /// Makes the sums anew. When a snapshot cannot be read, the old ones stay, and it is said.
+    /// Returns when there are sums that were begun after this was called: of many callers who wait for the one
+    /// before them, one makes sums for all. When a snapshot cannot be read, the old ones stay, and it is said.
     pub(crate) async fn refresh(&self, spool: &Spool) {
+        let asked = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
         let mut made = self.made.lock().await;
-        let began = Instant::now();
+        if made.as_ref().is_some_and(|made| made.answers >= asked) {
+            return;
+        }
+        let (answers, began) = (self.asked.load(Ordering::Acquire), Instant::now());
         let spool = spool.clone();
         let sums = tokio::task::spawn_blocking(move || Sums::of(&spool)).await;
         match sums.unwrap_or_else(|error| Err(SpoolError::Gone(error.to_string()))) {
@@ -109,6 +125,23 @@ impl Ready {
             ),
         }
         self.changed();
-        *made = Some((Instant::now(), began.elapsed()));
+        *made = Some(Made { answers, at: Instant::now(), took: began.elapsed() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_making_answers_all_who_wait_for_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let spool = Spool::open(dir.path(), None, Dimensions::none(), 100, &std::collections::BTreeSet::new());
+        let (spool, ready) = (spool.expect("a spool"), Ready::default());
+        futures::future::join_all((0..50).map(|_| ready.refresh(&spool))).await;
+        // The first one's had begun before the others asked; the second's is for all the others.
+        assert_eq!(ready.changes(), 2);
+        ready.refresh(&spool).await;
+        assert_eq!(ready.changes(), 3, "who asks afterwards gets sums of their own");
     }
 }

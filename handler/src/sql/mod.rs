@@ -32,7 +32,7 @@ use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{FunctionRegistry, SendableRecordBatchStream};
-use datafusion::logical_expr::{LogicalPlanBuilder, cast};
+use datafusion::logical_expr::{LogicalPlanBuilder, ScalarUDF, cast};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as EngineStatement;
 use datafusion::sql::sqlparser::ast::{Expr, Statement};
@@ -326,6 +326,7 @@ fn prepared(base: &SessionContext, session: &Session, stop: &CancellationToken) 
         .build();
     let mut context = SessionContext::new_with_state(state);
     context.register_expr_planner(Arc::new(functions::Times))?;
+    context.register_udf(ScalarUDF::from(functions::DateTrunc::default()));
     // They make an array of any length in one value, which no limit of ours sees.
     for function in
         ["range", "generate_series", "gen_series", "array_resize", "list_resize", "array_repeat", "list_repeat"]

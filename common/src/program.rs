@@ -1,7 +1,8 @@
-//! A program's life: its runtime, the signal that asks it to end, and an end that nobody can
-//! hold up.
+//! A program's life: its heaps, its runtime, the signal that asks it to end, and an end that nobody
+//! can hold up.
 
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,8 +16,12 @@ const ENDED_BY_SIGNAL: i32 = 130;
 /// How long threads that are deep in a computation are waited for, once all else has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// By this variable glibc's allocator learns, before a program begins, how many heaps its threads may have.
+const HEAPS: &str = "MALLOC_ARENA_MAX";
+
 /// Runs a program's body to its end.
 pub fn run(body: impl Future<Output = ExitCode>) -> ExitCode {
+    with_few_heaps();
     if let Err(error) = fault::check() {
         eprintln!("{error}");
         return ExitCode::FAILURE;
@@ -31,6 +36,25 @@ pub fn run(body: impl Future<Output = ExitCode>) -> ExitCode {
     let code = runtime.block_on(body);
     runtime.shutdown_timeout(LAST_WORDS);
     code
+}
+
+/// Begins the program once more, with no more heaps than there are processors, unless the environment says how
+/// many it shall have. glibc would give threads eight for each processor, and each keeps the most it ever held:
+/// batches wander from thread to thread, so that would be several times what is in use. When it cannot begin
+/// again, it goes on as it is.
+fn with_few_heaps() {
+    let (Ok(processors), Ok(program)) = (std::thread::available_parallelism(), std::env::current_exe()) else {
+        return;
+    };
+    if cfg!(target_env = "gnu") && std::env::var_os(HEAPS).is_none() {
+        let mut args = std::env::args_os();
+        let mut again = Command::new(program);
+        if let Some(name) = args.next() {
+            again.arg0(name);
+        }
+        // The same process: its number, its files and its parent stay.
+        let _cannot = again.args(args).env(HEAPS, processors.to_string()).exec();
+    }
 }
 
 /// Lets work go on until it ends by itself, after the shutdown for [`DRAIN_WITHIN`] at most. What is broken

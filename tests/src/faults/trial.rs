@@ -2,6 +2,7 @@
 //! end the store is held against the ledgers, generation by generation.
 
 use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -10,7 +11,7 @@ use super::house::{House, Plan, Wiring};
 use super::ledger::Ledger;
 use super::schedule::{End, Schedule};
 use super::script::report;
-use super::source::Source;
+use super::source::{Fault, Source};
 use crate::programs::until;
 
 /// The sources of a trial. One report each, so that a source's scope is its file.
@@ -74,6 +75,34 @@ impl Trial {
             }
         }
         Ok(())
+    }
+
+    /// Starts the house, stores a generation, and comes to the middle of a poll of the next one: a source drips.
+    ///
+    /// # Errors
+    /// It does not come to that.
+    pub fn to_the_middle_of_a_poll(&mut self) -> Result<()> {
+        self.house.start_all()?;
+        self.restate()?;
+        self.until_stored()?;
+        let name = path(SOURCES[0]);
+        self.source.fail(&name, [Fault::Drip(10_000, Duration::from_millis(100))]);
+        self.restate()?;
+        until("the source drips", || Ok((self.source.faults_left(&name) == 0).then_some(())))
+    }
+
+    /// Starts the house, stores a generation, and comes to the middle of a delivery of the next one: it stands
+    /// still until the handler's front is released.
+    ///
+    /// # Errors
+    /// It does not come to that.
+    pub fn to_the_middle_of_a_delivery(&mut self) -> Result<()> {
+        self.house.start_all()?;
+        self.restate()?;
+        self.until_stored()?;
+        self.house.handler_front().hold_after(30_000);
+        self.restate()?;
+        until("a delivery stands still", || Ok((self.house.handler_front().n_held() > 0).then_some(())))
     }
 
     /// Proves that the store has what is served, row for row.

@@ -5,10 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use costream_tests::faults::house::{Role, Wiring};
-use costream_tests::faults::source::Fault;
-use costream_tests::faults::trial::{SOURCES, Trial, path};
+use costream_tests::faults::trial::Trial;
 use costream_tests::parts::Suite;
-use costream_tests::programs::until;
 
 const ROWS: u64 = 3_000;
 /// What a role may take to end, as the README has it, and what a loaded machine may take to notice.
@@ -24,17 +22,11 @@ pub(crate) fn claims(suite: Suite) -> Suite {
 
 fn in_a_poll() -> Result<()> {
     Trial::new(Wiring::ThreePrograms, 14, ROWS, |_, _| {})?.tell(|trial| {
-        trial.house.start_all()?;
-        trial.restate()?;
-        trial.until_stored()?;
-        let name = path(SOURCES[0]);
-        trial.source.fail(&name, [Fault::Drip(10_000, Duration::from_millis(100))]);
-        until("the source drips", || Ok((trial.source.faults_left(&name) == 0).then_some(())))?;
+        trial.to_the_middle_of_a_poll()?;
         let began = Instant::now();
         trial.house.terminate(Role::Exporter)?;
         ensure!(began.elapsed() < ENDS_WITHIN / 2, "it took {:?}", began.elapsed());
         trial.house.start(Role::Exporter)?;
-        trial.restate()?;
         trial.until_stored()?;
         trial.prove()?;
         trial.close()
@@ -44,12 +36,7 @@ fn in_a_poll() -> Result<()> {
 /// A delivery stands still in the middle: each side waits for the other, which is there.
 fn in_a_delivery(role: Role) -> Result<()> {
     Trial::new(Wiring::ThreePrograms, 15, ROWS, |_, _| {})?.tell(|trial| {
-        trial.house.start_all()?;
-        trial.restate()?;
-        trial.until_stored()?;
-        trial.house.handler_front().hold_after(30_000);
-        trial.restate()?;
-        until("a delivery stands still", || Ok((trial.house.handler_front().n_held() > 0).then_some(())))?;
+        trial.to_the_middle_of_a_delivery()?;
         let began = Instant::now();
         trial.house.terminate(role)?;
         ensure!(began.elapsed() < ENDS_WITHIN, "it took {:?}", began.elapsed());

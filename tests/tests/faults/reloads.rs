@@ -7,10 +7,8 @@ use std::time::Duration;
 use anyhow::Result;
 use costream_tests::faults::house::{Role, Wiring};
 use costream_tests::faults::random::Random;
-use costream_tests::faults::source::Fault;
-use costream_tests::faults::trial::{SOURCES, Trial, path};
+use costream_tests::faults::trial::Trial;
 use costream_tests::parts::Suite;
-use costream_tests::programs::until;
 
 const ROWS: u64 = 3_000;
 /// Generations of a story of random reloads, and reloads while each is on its way.
@@ -32,13 +30,7 @@ pub(crate) fn claims(suite: Suite) -> Suite {
 
 fn in_a_poll() -> Result<()> {
     Trial::new(Wiring::ThreePrograms, 18, ROWS, |_, _| {})?.tell(|trial| {
-        trial.house.start_all()?;
-        trial.restate()?;
-        trial.until_stored()?;
-        let name = path(SOURCES[0]);
-        trial.source.fail(&name, [Fault::Drip(10_000, Duration::from_millis(100))]);
-        trial.restate()?;
-        until("the source drips", || Ok((trial.source.faults_left(&name) == 0).then_some(())))?;
+        trial.to_the_middle_of_a_poll()?;
         trial.house.reload(Role::Exporter)?;
         trial.until_stored()?;
         trial.prove()?;
@@ -49,12 +41,7 @@ fn in_a_poll() -> Result<()> {
 /// A delivery stands still in the middle; it is given the time that a drain has, and then broken off.
 fn in_a_delivery(role: Role) -> Result<()> {
     Trial::new(Wiring::ThreePrograms, 19, ROWS, |_, _| {})?.tell(|trial| {
-        trial.house.start_all()?;
-        trial.restate()?;
-        trial.until_stored()?;
-        trial.house.handler_front().hold_after(30_000);
-        trial.restate()?;
-        until("a delivery stands still", || Ok((trial.house.handler_front().n_held() > 0).then_some(())))?;
+        trial.to_the_middle_of_a_delivery()?;
         trial.house.handler_front().release();
         trial.house.reload(role)?;
         trial.until_stored()?;

@@ -2,7 +2,8 @@
 //! columns carry their FOCUS names; a [`Snapshot`] says which poll of which scope it belongs
 //! to; [`Totals`] are what every reader checks a delivery against.
 //!
-//! Column types, by kind: text `Utf8`, amounts and quantities `Decimal128(38, 18)`, times
+//! Column types, by kind: text `Dictionary<Int16, Utf8>` (in a report the same few texts stand in row after
+//! row; [`Texts`] reads it, and plain `Utf8` too), amounts and quantities `Decimal128(38, 18)`, times
 //! `Timestamp(Microsecond, "UTC")`, tags `Map<Utf8, Utf8>`. A null is a null; a CSV's empty
 //! field is one. The last column is [`X_ROW`]. Batches that cross a process also say their
 //! source, scope and snapshot in columns of their own; the spool and the store keep those
@@ -13,9 +14,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, Int16Array, RecordBatch, StringArray};
 use arrow::datatypes::{
-    DataType, Decimal128Type, Field, Fields, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType,
+    DataType, Decimal128Type, Field, Fields, Int16Type, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType,
 };
 use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -61,7 +62,7 @@ pub enum ColumnKind {
 }
 
 impl ColumnKind {
-    /// The Arrow type of a column of this kind.
+    /// The Arrow type of a table's column of this kind.
     pub fn data_type(self) -> DataType {
         match self {
             Self::Text => DataType::Utf8,
@@ -77,14 +78,74 @@ impl ColumnKind {
         }
     }
 
-    /// The kind of a column of this Arrow type; nothing for types that no record has.
-    pub fn of(data_type: &DataType) -> Option<Self> {
-        [Self::Text, Self::Decimal, Self::Timestamp, Self::Tags].into_iter().find(|kind| kind.data_type() == *data_type)
+    /// The Arrow type of a report's column of this kind, on its way into a table: texts stand in a dictionary.
+    pub fn record_type(self) -> DataType {
+        match self {
+            Self::Text => DataType::Dictionary(Box::new(DataType::Int16), Box::new(DataType::Utf8)),
+            other => other.data_type(),
+        }
     }
 
-    /// A nullable column of this kind.
+    /// The kind of a column of this Arrow type; nothing for types that neither a record nor a table has.
+    pub fn of(data_type: &DataType) -> Option<Self> {
+        let kinds = [Self::Text, Self::Decimal, Self::Timestamp, Self::Tags];
+        kinds.into_iter().find(|kind| [kind.data_type(), kind.record_type()].contains(data_type))
+    }
+
+    /// A nullable column of a table.
     pub fn field(self, name: &str) -> Field {
         Field::new(name, self.data_type(), true)
+    }
+
+    /// A nullable column of a record.
+    pub fn record_field(self, name: &str) -> Field {
+        Field::new(name, self.record_type(), true)
+    }
+}
+
+/// A column of text, in whichever of its two types.
+#[derive(Clone, Copy, Debug)]
+pub enum Texts<'a> {
+    /// As a table has it.
+    Plain(&'a StringArray),
+    /// As a record has it.
+    Coded {
+        /// For each row, the position of its text.
+        keys: &'a Int16Array,
+        /// The texts.
+        values: &'a StringArray,
+    },
+}
+
+impl<'a> Texts<'a> {
+    /// A column's texts; nothing when it is of another type.
+    pub fn of(array: &'a ArrayRef) -> Option<Self> {
+        if let Some(plain) = array.as_string_opt::<i32>() {
+            return Some(Self::Plain(plain));
+        }
+        let coded = array.as_dictionary_opt::<Int16Type>()?;
+        Some(Self::Coded { keys: coded.keys(), values: coded.values().as_string_opt()? })
+    }
+
+    /// A row's text; nothing for a null.
+    pub fn get(&self, row: usize) -> Option<&'a str> {
+        match self {
+            Self::Plain(texts) => texts.is_valid(row).then(|| texts.value(row)),
+            Self::Coded { keys, values } => {
+                let at = keys.is_valid(row).then(|| usize::try_from(keys.value(row)).ok()).flatten()?;
+                values.is_valid(at).then(|| values.value(at))
+            }
+        }
+    }
+
+    /// Whether two rows have the same text, found out without reading it where that will do: a dictionary may say
+    /// one text twice.
+    fn same(&self, a: usize, b: usize) -> bool {
+        let by_key = match self {
+            Self::Coded { keys, .. } => keys.is_valid(a) && keys.is_valid(b) && keys.value(a) == keys.value(b),
+            Self::Plain(_) => false,
+        };
+        by_key || self.get(a) == self.get(b)
     }
 }
 
@@ -361,27 +422,26 @@ impl Totals {
         };
         let currencies = match column("BillingCurrency") {
             None => None,
-            Some(array) => Some(array.as_string_opt::<i32>().ok_or_else(|| wrong("BillingCurrency"))?),
+            Some(array) => Some(Texts::of(array).ok_or_else(|| wrong("BillingCurrency"))?),
         };
-        let group_of = |row: usize| {
-            let period = periods.filter(|a| a.is_valid(row)).map(|a| a.value(row));
-            let currency = currencies.filter(|a| a.is_valid(row)).map(|a| a.value(row));
-            (period, currency)
+        let period_of = |row: usize| periods.filter(|a| a.is_valid(row)).map(|a| a.value(row));
+        let same_group = |a: usize, b: usize| {
+            period_of(a) == period_of(b) && currencies.is_none_or(|currencies| currencies.same(a, b))
         };
 
         // Rows of a group tend to stand together: look a group up once per run of it.
         let mut row = 0;
         while row < batch.num_rows() {
-            let run = group_of(row);
+            let first = row;
             let group = Group {
-                billing_period: run.0.and_then(DateTime::from_timestamp_micros),
-                currency: run.1.map(str::to_owned),
+                billing_period: period_of(row).and_then(DateTime::from_timestamp_micros),
+                currency: currencies.and_then(|currencies| currencies.get(row)).map(str::to_owned),
             };
             if self.groups.len() >= MAX_GROUPS && !self.groups.contains_key(&group) {
                 return Err(TotalsError::TooManyGroups);
             }
             let totals = self.groups.entry(group).or_default();
-            while row < batch.num_rows() && group_of(row) == run {
+            while row < batch.num_rows() && same_group(first, row) {
                 totals.rows += 1;
                 self.rows += 1;
                 let sums = [&mut totals.billed, &mut totals.effective, &mut totals.list, &mut totals.contracted];

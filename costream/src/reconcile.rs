@@ -1,6 +1,6 @@
 //! `costream reconcile`: the same sums from three places. The report is read anew from its
-//! source, into a spool of its own that is thrown away; the exporter's are those of the
-//! snapshots it keeps; the store's are SQL's.
+//! source, by another CSV reader than the exporter's, into a spool of its own that is thrown away; the exporter's are
+//! those of the snapshots it keeps; the store's are SQL's.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use costream_common::http::client::{Access, Answer, Ask, Client, ClientError};
 use costream_common::record::Snapshot;
 use costream_common::report::one_line;
+use costream_exporter::report::CsvReader;
 use costream_exporter::{Exporter, ExporterError, SpoolError};
 use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
@@ -85,6 +86,7 @@ pub(crate) async fn reconcile(args: ReconcileArgs) -> Result<Status, ReconcileEr
         let copy = tempfile::tempdir().map_err(ReconcileError::Copy)?;
         let mut config = settings.exporter;
         config.spool_dir = copy.path().to_owned();
+        config.csv_reader = CsvReader::Automaton;
         let exporter = Exporter::start(config).await?;
         for outcome in exporter.poll_all().await {
             if let Err(error) = outcome.result {

@@ -36,7 +36,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use url::Url;
 
-use crate::decode::Limits;
+use crate::decode::{CsvReader, Limits};
 use crate::dimensions::Dimensions;
 use crate::profile::ProfileName;
 
@@ -68,6 +68,9 @@ pub struct ExporterConfig {
     pub concurrent_polls: NonZeroUsize,
     /// What a report may ask of us at most.
     pub limits: Limits,
+    /// What takes reports apart; not a matter of configuration.
+    #[serde(skip)]
+    pub csv_reader: CsvReader,
     /// What `/metrics` sums over.
     pub metrics: MetricsConfig,
     /// Where reports come from.
@@ -86,6 +89,7 @@ impl Default for ExporterConfig {
             retry_for: Span(Duration::from_secs(30)),
             concurrent_polls: NonZeroUsize::MIN.saturating_add(1),
             limits: Limits::default(),
+            csv_reader: CsvReader::default(),
             metrics: MetricsConfig::default(),
             sources: Vec::new(),
         }

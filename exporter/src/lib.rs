@@ -100,12 +100,14 @@ impl Exporter {
     pub async fn start(config: ExporterConfig) -> Result<Self, ExporterError> {
         let sources = sources(&config)?;
         let names: BTreeSet<SourceName> = sources.iter().map(|source| source.name.clone()).collect();
-        let ExporterConfig { spool_dir, spool_max_bytes, metrics, retry_for, limits, concurrent_polls, .. } = config;
+        let ExporterConfig {
+            spool_dir, spool_max_bytes, metrics, retry_for, limits, csv_reader, concurrent_polls, ..
+        } = config;
         let opening = tokio::task::spawn_blocking(move || {
             Spool::open(&spool_dir, spool_max_bytes, metrics.dimensions, metrics.max_series, &names)
         });
         let spool = opening.await.map_err(|error| SpoolError::Gone(error.to_string()))??;
-        let polls = Polls::new(spool, Telemetry::new(), retry_for.0, limits, concurrent_polls.get());
+        let polls = Polls::new(spool, Telemetry::new(), retry_for.0, limits, csv_reader, concurrent_polls.get());
         polls.ready.refresh(&polls.spool).await;
         let sources = sources.into_iter().map(|source| Arc::new(Polling::new(source))).collect();
         let started_nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::convert::Rejected;
-use crate::decode::{DecodeError, Limits};
+use crate::decode::{CsvReader, DecodeError, Limits};
 use crate::profile::ProfileName;
 use crate::report::{DecodeOptions, Decoded, Report};
 use crate::snapshot::{Generation, ReportFacts, Spool, SpoolError};
@@ -144,6 +144,7 @@ pub(crate) struct Polls {
     pub(crate) ready: Ready,
     pub(crate) retry_for: Duration,
     pub(crate) limits: Limits,
+    pub(crate) csv_reader: CsvReader,
     /// Polls under way at once, of all sources.
     concurrent_polls: usize,
     places: tokio::sync::Semaphore,
@@ -156,6 +157,7 @@ impl Polls {
         telemetry: Telemetry,
         retry_for: Duration,
         limits: Limits,
+        csv_reader: CsvReader,
         concurrent_polls: usize,
     ) -> Self {
         let places = tokio::sync::Semaphore::new(concurrent_polls);
@@ -165,6 +167,7 @@ impl Polls {
             ready: Ready::default(),
             retry_for,
             limits,
+            csv_reader,
             concurrent_polls,
             places,
             flights: Mutex::default(),
@@ -298,7 +301,12 @@ impl Polling {
             (Fetched::Unchanged, None) => return Err(SourceError::Changed(item.shown.clone()).into()),
         };
         let flight = InFlight::new(polls, key.clone());
-        let options = DecodeOptions { profile: self.source.profile, file: item.shown.clone(), limits: polls.limits };
+        let options = DecodeOptions {
+            profile: self.source.profile,
+            file: item.shown.clone(),
+            limits: polls.limits,
+            csv_reader: polls.csv_reader,
+        };
         let decoded = match Report::open(reader, options).await {
             Ok(report) => {
                 self.write(polls, key, item, report, receipt, conversion, last.as_ref(), &flight.flight).await

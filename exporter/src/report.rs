@@ -20,7 +20,7 @@ use crate::convert::{Converter, header};
 pub use crate::convert::{Reject, Rejected};
 use crate::decode::csv::{Chunk, Message, N_READY_CHUNKS, Records};
 use crate::decode::{self, BILLED_COST, MAX_COLUMN_NAME_BYTES};
-pub use crate::decode::{DecodeError, Limits};
+pub use crate::decode::{CsvReader, DecodeError, Limits};
 use crate::profile::{self, ProfileName, RuleCounts};
 
 /// How to read a report.
@@ -32,12 +32,19 @@ pub struct DecodeOptions {
     pub file: String,
     /// What it may ask of us at most.
     pub limits: Limits,
+    /// What takes its text apart.
+    pub csv_reader: CsvReader,
 }
 
 impl DecodeOptions {
     /// To read a report found out by itself, within the default limits.
     pub fn new(file: impl Into<String>) -> Self {
-        Self { profile: ProfileName::Auto, file: file.into(), limits: Limits::default() }
+        Self {
+            profile: ProfileName::Auto,
+            file: file.into(),
+            limits: Limits::default(),
+            csv_reader: CsvReader::default(),
+        }
     }
 }
 
@@ -101,12 +108,13 @@ impl Report {
         bytes: impl AsyncRead + Send + Unpin + 'static,
         options: DecodeOptions,
     ) -> Result<Self, DecodeError> {
-        let DecodeOptions { profile, file, limits } = options;
+        let DecodeOptions { profile, file, limits, csv_reader } = options;
         let leniency = profile.leniency();
         let mut rules = RuleCounts::default();
         let text = decode::text(bytes, &file, leniency, limits.max_header_bytes).await?;
         text.rules.iter().for_each(|rule| rules.count(*rule));
-        let (records, written) = Records::open(text, &file, &limits).await?;
+        let (records, header) = Records::open(text, &file, &limits, csv_reader).await?;
+        let Some(written) = header.row(0) else { return Err(DecodeError::Empty { file }) };
 
         let too_large = |unit, size: usize, max: usize| DecodeError::HeaderTooLarge {
             file: file.clone(),
@@ -114,11 +122,11 @@ impl Report {
             size: size as u64,
             max: max as u64,
         };
-        if written.len() > limits.max_columns {
-            return Err(too_large("columns", written.len(), limits.max_columns));
+        if written.n_fields > limits.max_columns {
+            return Err(too_large("columns", written.n_fields, limits.max_columns));
         }
-        let mut names = Vec::with_capacity(written.len());
-        for (at, name) in written.iter().enumerate() {
+        let mut names = Vec::with_capacity(written.n_fields);
+        for (at, name) in written.fields().enumerate() {
             if name.len() > MAX_COLUMN_NAME_BYTES {
                 return Err(too_large("bytes in one name", name.len(), MAX_COLUMN_NAME_BYTES));
             }
@@ -132,7 +140,7 @@ impl Report {
         let version = focus::detect_version(&columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>());
 
         let (sender, mut chunks) = mpsc::channel(N_READY_CHUNKS);
-        let reader = AbortOnDropHandle::new(tokio::spawn(records.send(columns.len(), sender)));
+        let reader = AbortOnDropHandle::new(tokio::spawn(records.send(sender)));
         let mut state = State::Reading;
         let open = match chunks.recv().await {
             Some(Ok(Message::Chunk(chunk))) => OpenChunk::from(chunk),

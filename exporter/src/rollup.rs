@@ -16,7 +16,7 @@ use arrow::array::{Array, AsArray, Decimal128Array, MapArray, RecordBatch, Strin
 use arrow::datatypes::{Decimal128Type, TimestampMicrosecondType};
 use chrono::{DateTime, Datelike as _, NaiveTime, SecondsFormat, Utc};
 use costream_common::money::{Amount, Sum};
-use costream_common::record::GroupTotals;
+use costream_common::record::{GroupTotals, Texts};
 use serde::{Deserialize, Serialize};
 
 use crate::dimensions::{Dimension, Dimensions, renamed};
@@ -68,7 +68,7 @@ impl Rollup {
             .map(|name| batch.column_by_name(name).and_then(|array| array.as_primitive_opt::<Decimal128Type>()));
         let periods =
             batch.column_by_name("BillingPeriodStart").and_then(|a| a.as_primitive_opt::<TimestampMicrosecondType>());
-        let currencies = batch.column_by_name("BillingCurrency").and_then(|array| array.as_string_opt::<i32>());
+        let currencies = batch.column_by_name("BillingCurrency").and_then(Texts::of);
         let dimensions = std::mem::replace(&mut self.dimensions, Dimensions::none());
         let columns: Vec<Column<'_>> = dimensions.list.iter().map(|dimension| Column::of(dimension, batch)).collect();
 
@@ -82,7 +82,7 @@ impl Rollup {
             key.clear();
             push_part(&mut key, source);
             push_part(&mut key, &period.1);
-            push_part(&mut key, currencies.filter(|array| array.is_valid(row)).map_or("", |array| array.value(row)));
+            push_part(&mut key, currencies.and_then(|texts| texts.get(row)).unwrap_or_default());
             for column in &columns {
                 column.push_value(row, &mut key);
             }
@@ -232,7 +232,7 @@ impl<'a> Iterator for Parts<'a> {
 /// A dimension's values in one batch.
 enum Column<'a> {
     Absent,
-    Text(&'a StringArray),
+    Text(Texts<'a>),
     Time(&'a TimestampMicrosecondArray),
     Tag { tags: &'a MapArray, keys: &'a StringArray, values: &'a StringArray, tag: &'a str },
 }
@@ -248,13 +248,13 @@ impl<'a> Column<'a> {
                 tags.and_then(|tags| Some((tags, tags.keys().as_string_opt()?, tags.values().as_string_opt()?)));
             return entries.map_or(Self::Absent, |(tags, keys, values)| Self::Tag { tags, keys, values, tag });
         }
-        let text = array.as_string_opt().map(Self::Text);
+        let text = Texts::of(array).map(Self::Text);
         text.or_else(|| array.as_primitive_opt().map(Self::Time)).unwrap_or(Self::Absent)
     }
 
     fn push_value(&self, row: usize, key: &mut Vec<u8>) {
         match self {
-            Self::Text(array) if array.is_valid(row) => push_part(key, array.value(row)),
+            Self::Text(texts) => push_part(key, texts.get(row).unwrap_or_default()),
             Self::Time(array) if array.is_valid(row) => {
                 let time = DateTime::from_timestamp_micros(array.value(row));
                 push_part(

@@ -14,6 +14,7 @@ use std::sync::LazyLock;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use bytes::Bytes;
+use costream_common::record::Texts;
 use costream_exporter::report::{DecodeOptions, Decoded, Limits, Report};
 use costream_fuzz::{piece_size, within};
 use csv::ByteRecord;
@@ -101,8 +102,8 @@ fn plain_records(bytes: &[u8], report: &Report) -> Option<Vec<ByteRecord>> {
 fn compare(batch: &RecordBatch, plain: &[ByteRecord]) {
     let rows = batch.column(batch.num_columns() - 1).as_primitive::<Int64Type>();
     for (at, column) in batch.columns().iter().enumerate() {
-        let Some(texts) = column.as_string_opt::<i32>() else { continue };
-        for (text, row) in texts.iter().zip(rows.values()) {
+        let Some(texts) = Texts::of(column) else { continue };
+        for (text, row) in (0..).map(|at| texts.get(at)).zip(rows.values()) {
             let record = usize::try_from(*row).ok().and_then(|row| plain.get(row)).expect("a record of that number");
             let field = record.get(at).filter(|field| !field.is_empty() && *field != b"NULL");
             assert_eq!(text.map(str::as_bytes), field, "row {row}, column {at}");

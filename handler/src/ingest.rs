@@ -272,7 +272,10 @@ impl TableForm {
         let names = ColumnName::of_all(form.columns.iter().map(|at| incoming.field(*at).name().as_str()));
         let fields = names.iter().zip(&form.columns).map(|(name, at)| {
             let field = incoming.field(*at);
-            let data_type = table_type(field.data_type())
+            // A snapshot's texts stay as they came: a store has less to do.
+            let stays = !constants.is_empty() && *field.data_type() == ColumnKind::Text.record_type();
+            let data_type = if stays { Some(field.data_type().clone()) } else { table_type(field.data_type()) };
+            let data_type = data_type
                 .ok_or_else(|| IngestError::Type { column: field.name().clone(), found: field.data_type().clone() })?;
             Ok(Field::new(name.as_str(), data_type, true))
         });
@@ -288,7 +291,9 @@ impl TableForm {
             let expected = focus::kind_of(name);
             let wanted = if field.name() == X_ROW { DataType::Int64 } else { expected.data_type() };
             let castable = wanted == DataType::Utf8 && matches!(field.data_type(), DataType::Int64 | DataType::Boolean);
-            if *field.data_type() == wanted || castable {
+            if table_type(field.data_type()) == Some(wanted.clone()) {
+                Ok(field.as_ref().clone())
+            } else if castable {
                 Ok(Field::new(field.name(), wanted, true))
             } else {
                 Err(IngestError::Kind { column: name.clone(), found: field.data_type().clone(), expected })

@@ -23,8 +23,8 @@ use costream_common::exposition::encode::TextWriter;
 use costream_common::exposition::{Format, Kind, negotiate};
 use costream_common::money::{Amount, PRECISION, SCALE};
 use costream_common::record::{
-    ColumnKind, SNAPSHOTS_METADATA, ScopeKey, ScopeName, Snapshot, SnapshotId, SourceName, Totals, X_ROW, X_SCOPE,
-    X_SNAPSHOT, X_SOURCE, row_field,
+    ColumnKind, SNAPSHOTS_METADATA, ScopeKey, ScopeName, Snapshot, SnapshotId, SourceName, Texts, Totals, X_ROW,
+    X_SCOPE, X_SNAPSHOT, X_SOURCE, row_field,
 };
 use costream_common::stream::ipc::{self, Writer};
 use costream_handler::ident::TableName;
@@ -216,7 +216,7 @@ fn cell(array: &ArrayRef, row: usize) -> Option<String> {
         return None;
     }
     Some(match ColumnKind::of(array.data_type()) {
-        Some(ColumnKind::Text) => array.as_string::<i32>().value(row).to_owned(),
+        Some(ColumnKind::Text) => Texts::of(array).and_then(|texts| texts.get(row)).expect("a text").to_owned(),
         Some(ColumnKind::Decimal) => {
             Amount::from_units(array.as_primitive::<Decimal128Type>().value(row)).expect("an amount").to_string()
         }

@@ -32,7 +32,7 @@ const SURE: Duration = Duration::from_secs(300);
 #[test]
 fn readers_that_stall_cost_a_few_buffers_and_hold_up_nobody() -> Result<()> {
     let folder = tempfile::tempdir().context("make a folder")?;
-    for (name, rows) in [("large", "20000"), ("small", "200")] {
+    for (name, rows) in [("large", "50000"), ("small", "200")] {
         let out = format!("{name}.csv");
         let arguments = ["generate", "--rows", rows, "--seed", "5", "--profile", "aws", "--out", &out];
         let (status, _, errors) = run("costream", folder.path(), &arguments)?;

@@ -6,16 +6,17 @@
 //! kind and the profile's rules cannot read rejects the row, with the first column at fault.
 
 pub(crate) mod header;
+mod known;
 mod tags;
+mod text;
 mod time;
 
 use std::sync::Arc;
 
 use arrow::array::builder::{
-    BinaryBuilder, Decimal128Builder, Int64Builder, MapBuilder, MapFieldNames, StringBuilder,
-    TimestampMicrosecondBuilder,
+    Decimal128Builder, Int64Builder, MapBuilder, MapFieldNames, StringBuilder, TimestampMicrosecondBuilder,
 };
-use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use costream_common::money::{Amount, AmountError};
@@ -25,7 +26,8 @@ use crate::decode::csv::Row;
 use crate::decode::{BILLED_COST, Limits};
 use crate::profile::{Leniency, Rule, RuleCounts};
 use header::Column;
-use tags::Tags;
+use known::KnownTags;
+use text::TextBuilder;
 use time::Time;
 
 /// The most bytes kept of a rejected field or row.
@@ -116,10 +118,10 @@ pub(crate) struct Converter {
 }
 
 enum Builder {
-    Text(BinaryBuilder),
+    Text(TextBuilder),
     Decimal { array: Decimal128Builder, is_required: bool, row: Option<Amount> },
     Timestamp { array: TimestampMicrosecondBuilder, row: Option<Time>, last: LastTime },
-    Tags { array: Box<MapBuilder<StringBuilder, StringBuilder>>, is_null: bool, row: Tags },
+    Tags { array: Box<MapBuilder<StringBuilder, StringBuilder>>, is_null: bool, row: KnownTags },
 }
 
 /// The time read last: in a report the same few stand in row after row.
@@ -131,7 +133,7 @@ struct LastTime {
 
 impl Converter {
     pub(crate) fn new(columns: Vec<Column>, leniency: Leniency, limits: &Limits) -> Self {
-        let mut fields: Vec<_> = columns.iter().map(|column| column.kind.field(&column.name)).collect();
+        let mut fields: Vec<_> = columns.iter().map(|column| column.kind.record_field(&column.name)).collect();
         fields.push(row_field());
         let parsed = (0..columns.len()).filter(|at| columns[*at].kind != ColumnKind::Text).collect();
         let row_overhead_bytes = columns
@@ -203,7 +205,7 @@ impl Converter {
                 Builder::Timestamp { array, row, .. } => array.append_option(row.map(|time| time.micros)),
                 Builder::Tags { array, is_null, row } => {
                     if !*is_null {
-                        for (key, value) in row.iter() {
+                        for (key, value) in row.last() {
                             array.keys().append_value(key);
                             array.values().append_option(value);
                         }
@@ -260,7 +262,7 @@ impl Converter {
 impl Builder {
     fn new(column: &Column) -> Self {
         match column.kind {
-            ColumnKind::Text => Self::Text(BinaryBuilder::new()),
+            ColumnKind::Text => Self::Text(TextBuilder::default()),
             ColumnKind::Decimal => Self::Decimal {
                 array: Decimal128Builder::new().with_data_type(ColumnKind::Decimal.data_type()),
                 is_required: column.name == BILLED_COST,
@@ -275,7 +277,7 @@ impl Builder {
                 let names =
                     MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
                 let array = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new());
-                Self::Tags { array: Box::new(array), is_null: true, row: Tags::default() }
+                Self::Tags { array: Box::new(array), is_null: true, row: KnownTags::default() }
             }
         }
     }
@@ -309,9 +311,8 @@ impl Builder {
             Self::Tags { is_null: row_is_null, row, .. } => {
                 *row_is_null = is_null;
                 if !is_null {
-                    let text = std::str::from_utf8(field).map_err(|_| Reject::NotUtf8)?;
-                    row.parse(text, leniency).map_err(|_| Reject::BadTags)?;
-                    row.rules().iter().for_each(|rule| rules.count_in_row(*rule));
+                    let tags = row.read(field, leniency)?;
+                    tags.rules().iter().for_each(|rule| rules.count_in_row(*rule));
                 }
             }
         }
@@ -320,13 +321,7 @@ impl Builder {
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
         Ok(match self {
-            Self::Text(array) => {
-                let n_bytes = array.values_slice().len();
-                let finished = array.finish();
-                // The next batch will be about as large.
-                *array = BinaryBuilder::with_capacity(finished.len(), n_bytes);
-                Arc::new(StringArray::try_from_binary(finished)?)
-            }
+            Self::Text(texts) => texts.finish()?,
             Self::Decimal { array, .. } => Arc::new(array.finish()),
             Self::Timestamp { array, .. } => Arc::new(array.finish()),
             Self::Tags { array, .. } => Arc::new(array.finish()),

@@ -1,35 +1,26 @@
-//! Text in, records out, in [`Chunk`]s. Reads in a task of its own, since a record half read
-//! cannot be taken up again; a bounded channel makes the task wait for its reader.
+//! Text in, records out, in [`Chunk`]s. Reads in a task of its own, so that taking a text apart and converting it
+//! go on side by side; a bounded channel makes the task wait for its reader. What a record is, [`split`] says.
 //!
-//! Quotes are read as the `csv` crate reads them: a quote inside an unquoted field is a
-//! character, what follows a closing quote belongs to the field. Line breaks are `\n`, `\r` or
-//! `\r\n`; empty lines are no records. A record with too few or too many fields is handed on,
-//! cut to the header's fields and with its own count. Two ends that the CSV reader cannot tell from good ones are told
-//! apart by an [`END_MARK`] behind the text: it comes out as a record of its own, unless the
-//! text ended inside a quoted field. A record that grows beyond its bound stops the reading.
+//! A record with too few or too many fields is handed on, cut to the header's fields and with its own count. A text
+//! that ends inside a quoted field, and a record that grows beyond its bound, stop the reading.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+mod automaton;
+mod split;
 
-use csv_async::{AsyncReader, AsyncReaderBuilder, ByteRecord, ErrorKind};
-use tokio::io::{AsyncRead, ReadBuf};
+use bytes::BufMut as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::mpsc;
 
+use self::automaton::Automaton;
+use self::split::{Splitter, TooLong, Unterminated};
 use super::{DecodeError, Limits, Text, read_error};
 
 /// Chunks waiting for the converter: one ready, one being filled.
 pub(crate) const N_READY_CHUNKS: usize = 2;
-/// A chunk is full when it stands for this many bytes of text.
-const CHUNK_BYTES: u64 = 256 << 10;
-/// The CSV reader's own buffer.
-const BUFFER_BYTES: usize = 64 << 10;
-/// A record buffer that grew beyond this is given back.
-const KEPT_RECORD_BYTES: usize = 1 << 20;
-/// Stands behind the text, as a line of its own.
-const END_MARK: &[u8] = b"\n\x04\n";
-/// The record that the mark is read as.
-const END_RECORD: &[u8] = b"\x04";
+/// A chunk is full when it has this many bytes of text.
+const CHUNK_BYTES: usize = 256 << 10;
+/// What is read at a time of a record that fills more than a chunk.
+const READ_BYTES: usize = 64 << 10;
 
 /// What the reading task sends.
 pub(crate) enum Message {
@@ -39,13 +30,20 @@ pub(crate) enum Message {
     End,
 }
 
-/// Records, their fields end to end.
+/// Records: their text, and where in it their fields are.
 #[derive(Default)]
 pub(crate) struct Chunk {
     bytes: Vec<u8>,
-    /// For each record its start in `bytes`, then the end of each of its fields.
-    bounds: Vec<usize>,
+    bounds: Vec<Bound>,
     records: Vec<Record>,
+    is_utf8: bool,
+}
+
+/// Where a field is.
+#[derive(Clone, Copy)]
+struct Bound {
+    start: u32,
+    end: u32,
 }
 
 struct Record {
@@ -59,33 +57,34 @@ struct Record {
 #[derive(Clone, Copy)]
 pub(crate) struct Row<'a> {
     bytes: &'a [u8],
-    bounds: &'a [usize],
+    bounds: &'a [Bound],
     /// The fields it had; no more than the header's are kept.
     pub(crate) n_fields: usize,
 }
 
-impl Chunk {
-    /// An empty chunk with room for what a full one holds, going by `last`.
-    fn after(last: &Self) -> Self {
-        let most = usize::try_from(CHUNK_BYTES).unwrap_or(usize::MAX);
-        Self {
-            bytes: Vec::with_capacity((last.bytes.len() * 9 / 8).min(most)),
-            bounds: Vec::with_capacity((last.bounds.len() * 9 / 8).min(most)),
-            records: Vec::with_capacity((last.records.len() * 9 / 8).min(most)),
-        }
+impl Bound {
+    /// A chunk and a record are far below 4 GiB: see [`Limits::max_record_bytes`].
+    fn new(start: usize, end: usize) -> Self {
+        let at = |position: usize| u32::try_from(position).unwrap_or(u32::MAX);
+        Self { start: at(start), end: at(end) }
     }
 
-    fn push(&mut self, record: &ByteRecord, max_fields: usize) {
-        self.records.push(Record { bounds_at: self.bounds.len(), n_fields: record.len() });
-        let start = self.bytes.len();
-        self.bounds.push(start);
-        let kept = record.len().min(max_fields);
-        let mut end = 0;
-        for field in 0..kept {
-            end = record.range(field).map_or(end, |range| range.end);
-            self.bounds.push(start + end);
-        }
-        self.bytes.extend_from_slice(&record.as_slice()[..end]);
+    /// The same field in a text that lacks the first `bytes`.
+    fn earlier(self, bytes: usize) -> Self {
+        let bytes = Self::new(bytes, bytes).start;
+        Self { start: self.start - bytes, end: self.end - bytes }
+    }
+
+    fn of(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.start as usize..self.end as usize]
+    }
+}
+
+impl Chunk {
+    /// The text is looked at in one go for whether it is UTF-8: a field by itself costs many times as much.
+    fn new(bytes: Vec<u8>, bounds: Vec<Bound>, records: Vec<Record>) -> Self {
+        let is_utf8 = std::str::from_utf8(&bytes).is_ok();
+        Self { bytes, bounds, records, is_utf8 }
     }
 
     /// The records it has.
@@ -93,10 +92,9 @@ impl Chunk {
         self.records.len()
     }
 
-    /// Whether every field is UTF-8. All in one go: a field by itself costs many times as much.
+    /// Whether every field is known to be UTF-8.
     pub(crate) fn is_utf8(&self) -> bool {
-        let text = std::str::from_utf8(&self.bytes);
-        text.is_ok_and(|text| self.bounds.iter().all(|bound| text.is_char_boundary(*bound)))
+        self.is_utf8
     }
 
     /// A record, by its position.
@@ -110,100 +108,91 @@ impl Chunk {
 impl<'a> Row<'a> {
     /// The field at a position below the header's count and [`Row::n_fields`].
     pub(crate) fn field(&self, at: usize) -> &'a [u8] {
-        &self.bytes[self.bounds[at]..self.bounds[at + 1]]
+        self.bounds[at].of(self.bytes)
     }
 
     /// The fields kept, in order.
     pub(crate) fn fields(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let bytes = self.bytes;
-        self.bounds.windows(2).map(move |bounds| &bytes[bounds[0]..bounds[1]])
+        self.bounds.iter().map(move |bound| bound.of(bytes))
     }
 
-    /// The bytes of all fields kept.
+    /// About the bytes of all fields kept, and no less.
     pub(crate) fn n_bytes(&self) -> usize {
-        self.bounds[self.bounds.len() - 1] - self.bounds[0]
+        let bounds = self.bounds.first().zip(self.bounds.last());
+        bounds.map_or(0, |(first, last)| (last.end - first.start) as usize)
     }
+}
+
+/// What takes a text apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CsvReader {
+    /// Ours, which searches for the ends of fields.
+    #[default]
+    Searching,
+    /// `csv-async`'s automaton: an independent witness, at a third of the speed.
+    Automaton,
 }
 
 /// Reads the records of a text, the header first.
-pub(crate) struct Records {
-    csv: AsyncReader<Guard>,
-    record: ByteRecord,
+pub(crate) enum Records {
+    /// By searching.
+    Searching(Box<Searching>),
+    /// By the automaton.
+    Automaton(Box<Automaton>),
+}
+
+/// A [`Splitter`] and what it is fed with.
+pub(crate) struct Searching {
+    text: Box<dyn AsyncRead + Send + Unpin>,
+    splitter: Splitter,
+    is_at_end: bool,
     file: String,
     compression: Option<&'static str>,
-    max_record_bytes: u64,
-    /// Records read, the header not counted.
-    rows: u64,
+    /// Records handed on, the header among them.
+    n_taken: u64,
 }
 
 impl Records {
-    /// Reads the header.
-    pub(crate) async fn open(text: Text, file: &str, limits: &Limits) -> Result<(Self, ByteRecord), DecodeError> {
-        let guard = Guard {
-            text: text.bytes,
-            delivered: 0,
-            record_at: 0,
-            max: limits.max_header_bytes,
-            end: None,
-            tripped: false,
-        };
-        let csv = AsyncReaderBuilder::new()
-            .delimiter(text.delimiter)
-            .has_headers(false)
-            .flexible(true)
-            .buffer_capacity(BUFFER_BYTES)
-            .create_reader(guard);
-        let mut records = Self {
-            csv,
-            record: ByteRecord::new(),
-            file: file.to_owned(),
-            compression: text.compression,
-            max_record_bytes: limits.max_record_bytes,
-            rows: 0,
-        };
+    /// Reads the header, the only record of its chunk.
+    pub(crate) async fn open(
+        text: Text,
+        file: &str,
+        limits: &Limits,
+        reader: CsvReader,
+    ) -> Result<(Self, Chunk), DecodeError> {
         let max = limits.max_header_bytes;
-        let header = match records.read(max).await {
-            Ok(true) => std::mem::take(&mut records.record),
-            Ok(false) => return Err(DecodeError::Empty { file: records.file }),
-            Err(DecodeError::RecordTooLong { file, .. }) => {
+        let mut records = match reader {
+            CsvReader::Searching => Self::Searching(Box::new(Searching::new(text, file))),
+            CsvReader::Automaton => Self::Automaton(Box::new(Automaton::new(text, file))),
+        };
+        // More fields are an error.
+        records.bound(limits.max_columns, max);
+        match records.fill(1).await {
+            Err(DecodeError::RecordTooLong { file, max, .. }) => {
                 return Err(DecodeError::HeaderTooLarge { file, unit: "bytes or more", size: max + 1, max });
             }
-            Err(DecodeError::UnterminatedQuote { file, line, .. }) => {
-                return Err(DecodeError::UnterminatedQuote { file, row: 0, line });
-            }
-            Err(error) => return Err(error),
-        };
+            filled => filled?,
+        }
+        if records.n_records() == 0 {
+            return Err(DecodeError::Empty { file: file.to_owned() });
+        }
+        let header = records.take();
+        let n_columns = header.row(0).map_or(0, |row| row.n_fields);
+        records.bound(n_columns, limits.max_record_bytes);
         Ok((records, header))
     }
 
     /// Reads to the end, a chunk at a time; ends early when nobody listens. The last word is
     /// [`Message::End`] or an error, so that a reader that died is not taken for an end.
-    pub(crate) async fn send(mut self, n_columns: usize, chunks: mpsc::Sender<Result<Message, DecodeError>>) {
-        let mut chunk = Chunk::default();
-        let mut chunk_at = self.csv.position().byte();
+    pub(crate) async fn send(mut self, chunks: mpsc::Sender<Result<Message, DecodeError>>) {
         loop {
-            let last_word = match self.read(self.max_record_bytes).await {
-                Ok(true) => {
-                    self.rows += 1;
-                    chunk.push(&self.record, n_columns);
-                    if self.record.as_slice().len() > KEPT_RECORD_BYTES {
-                        self.record = ByteRecord::new();
-                    }
-                    if self.csv.position().byte() - chunk_at < CHUNK_BYTES {
-                        continue;
-                    }
-                    None
-                }
-                Ok(false) => Some(Ok(Message::End)),
+            let last_word = match self.fill(usize::MAX).await {
+                Ok(()) => self.is_at_end().then_some(Ok(Message::End)),
                 Err(error) => Some(Err(error)),
             };
-            chunk_at = self.csv.position().byte();
-            if chunk.len() > 0 {
-                let next = Chunk::after(&chunk);
-                let full = std::mem::replace(&mut chunk, next);
-                if chunks.send(Ok(Message::Chunk(full))).await.is_err() {
-                    return;
-                }
+            if self.n_records() > 0 && chunks.send(Ok(Message::Chunk(self.take()))).await.is_err() {
+                return;
             }
             if let Some(last_word) = last_word {
                 // Nobody listens: nobody wants to know.
@@ -213,89 +202,96 @@ impl Records {
         }
     }
 
-    /// Reads one record; says whether there was one.
-    async fn read(&mut self, max: u64) -> Result<bool, DecodeError> {
-        let start = self.csv.position().clone();
-        let guard = self.csv.get_mut();
-        guard.record_at = start.byte();
-        guard.max = max;
-        let too_long = |records: &Self| DecodeError::RecordTooLong {
-            file: records.file.clone(),
-            row: records.rows + 1,
-            line: start.line(),
-            max,
+    /// Sets how many fields of a record are kept, and how many bytes it may have.
+    fn bound(&mut self, fields: usize, bytes: u64) {
+        let (max_fields, max_record_bytes) = match self {
+            Self::Searching(reader) => (&mut reader.splitter.max_fields, &mut reader.splitter.max_record_bytes),
+            Self::Automaton(reader) => (&mut reader.max_fields, &mut reader.max_record_bytes),
         };
-        let is_record = match self.csv.read_byte_record(&mut self.record).await {
-            Ok(is_record) => is_record,
-            Err(_) if self.csv.get_ref().tripped => return Err(too_long(self)),
-            Err(error) => {
-                let source = match error.into_kind() {
-                    ErrorKind::Io(source) => source,
-                    other => io::Error::other(format!("{other:?}")),
-                };
-                return Err(read_error(&self.file, self.compression, self.rows, source));
-            }
-        };
-        let here = self.csv.position().byte();
-        // Beyond the text's end, a record is either the mark or one that swallowed it; the last record of a
-        // text without a line break at its end takes the mark's first byte.
-        if self.csv.get_ref().end.is_some() && here > self.csv.get_ref().delivered + 1 || !is_record {
-            if self.record.len() == 1 && self.record.as_slice() == END_RECORD {
-                return Ok(false);
-            }
-            return Err(DecodeError::UnterminatedQuote {
-                file: self.file.clone(),
-                row: self.rows + 1,
-                line: start.line(),
-            });
+        (*max_fields, *max_record_bytes) = (fields, bytes);
+    }
+
+    /// Reads until there are `most` records, or as many as make a chunk, or the text ends.
+    async fn fill(&mut self, most: usize) -> Result<(), DecodeError> {
+        match self {
+            Self::Searching(reader) => reader.fill(most).await,
+            Self::Automaton(reader) => reader.fill(most).await,
         }
-        if here - start.byte() > max {
-            return Err(too_long(self));
+    }
+
+    fn is_at_end(&self) -> bool {
+        match self {
+            Self::Searching(reader) => reader.is_at_end,
+            Self::Automaton(reader) => reader.is_at_end,
         }
-        Ok(true)
+    }
+
+    /// Whole records that can be taken.
+    fn n_records(&self) -> usize {
+        match self {
+            Self::Searching(reader) => reader.splitter.n_records(),
+            Self::Automaton(reader) => reader.n_records(),
+        }
+    }
+
+    fn take(&mut self) -> Chunk {
+        match self {
+            Self::Searching(reader) => reader.take(),
+            Self::Automaton(reader) => reader.take(),
+        }
     }
 }
 
-/// In front of the CSV reader: stops a record that grows beyond its bound while it is read,
-/// and puts the [`END_MARK`] behind the text.
-struct Guard {
-    text: Box<dyn AsyncRead + Send + Unpin>,
-    /// Bytes of the text handed out.
-    delivered: u64,
-    /// Where the record being read starts.
-    record_at: u64,
-    /// The most bytes it may have.
-    max: u64,
-    /// What is left of the mark, once the text has ended.
-    end: Option<&'static [u8]>,
-    /// Whether a record was too long.
-    tripped: bool,
-}
+impl Searching {
+    fn new(text: Text, file: &str) -> Self {
+        Self {
+            text: text.bytes,
+            splitter: Splitter::new(text.delimiter),
+            is_at_end: false,
+            file: file.to_owned(),
+            compression: text.compression,
+            n_taken: 0,
+        }
+    }
 
-impl AsyncRead for Guard {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.end.is_none() {
-            // The CSV reader asks when it has used up all it was given: all since `record_at`
-            // is one record.
-            if this.delivered.saturating_sub(this.record_at) > this.max {
-                this.tripped = true;
-                return Poll::Ready(Err(io::Error::other("record too long")));
+    async fn fill(&mut self, most: usize) -> Result<(), DecodeError> {
+        loop {
+            self.splitter.split(most).map_err(|TooLong| DecodeError::RecordTooLong {
+                file: self.file.clone(),
+                row: self.row(),
+                line: self.splitter.record_line(),
+                max: self.splitter.max_record_bytes,
+            })?;
+            let n_records = self.splitter.n_records();
+            let text = self.splitter.text();
+            if n_records >= most || n_records > 0 && text.len() >= CHUNK_BYTES {
+                return Ok(());
             }
-            let before = buf.filled().len();
-            ready!(Pin::new(&mut this.text).poll_read(cx, buf))?;
-            let n_bytes = buf.filled().len() - before;
-            if n_bytes > 0 || buf.remaining() == 0 {
-                this.delivered += n_bytes as u64;
-                return Poll::Ready(Ok(()));
+            let wanted = CHUNK_BYTES.saturating_sub(text.len()).max(READ_BYTES);
+            text.reserve(wanted);
+            let read = self.text.read_buf(&mut text.limit(wanted)).await;
+            self.is_at_end |= read.map_err(|source| self.broken(source))? == 0;
+            if self.is_at_end {
+                return self.splitter.finish().map_err(|Unterminated| DecodeError::UnterminatedQuote {
+                    file: self.file.clone(),
+                    row: self.row(),
+                    line: self.splitter.record_line(),
+                });
             }
-            this.end = Some(END_MARK);
         }
-        if let Some(rest) = this.end {
-            let (now, later) = rest.split_at(rest.len().min(buf.remaining()));
-            buf.put_slice(now);
-            this.end = Some(later);
-        }
-        Poll::Ready(Ok(()))
+    }
+
+    fn take(&mut self) -> Chunk {
+        self.n_taken += self.splitter.n_records() as u64;
+        self.splitter.take(CHUNK_BYTES + READ_BYTES)
+    }
+
+    /// The row that is read, from 1; the header is 0.
+    fn row(&self) -> u64 {
+        self.n_taken + self.splitter.n_records() as u64
+    }
+
+    fn broken(&self, source: std::io::Error) -> DecodeError {
+        read_error(&self.file, self.compression, self.row().saturating_sub(1), source)
     }
 }

@@ -16,6 +16,7 @@ use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 
+pub use self::csv::CsvReader;
 use crate::profile::{Leniency, Rule};
 use sniff::{Compression, Content};
 

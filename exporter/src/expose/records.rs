@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, DictionaryArray, Int32Array, RecordBatch, StringArray, new_null_array};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Decimal128Type, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
@@ -15,7 +16,7 @@ use costream_common::exposition::{Format, Kind};
 use costream_common::fault::{self, Point};
 use costream_common::money::Amount;
 use costream_common::record::{
-    GroupTotals, SNAPSHOTS_METADATA, Snapshot, X_ROW, X_SCOPE, X_SNAPSHOT, X_SOURCE, row_field,
+    ColumnKind, GroupTotals, SNAPSHOTS_METADATA, Snapshot, Texts, X_ROW, X_SCOPE, X_SNAPSHOT, X_SOURCE, row_field,
 };
 
 use crate::snapshot::{Batches, Generation, SpoolError};
@@ -201,8 +202,10 @@ fn cell(array: &ArrayRef, row: usize) -> Option<Cow<'_, str>> {
     if array.is_null(row) {
         return None;
     }
+    if let Some(texts) = Texts::of(array) {
+        return texts.get(row).map(Cow::Borrowed);
+    }
     match array.data_type() {
-        DataType::Utf8 => Some(array.as_string::<i32>().value(row).into()),
         DataType::Decimal128(..) => {
             Some(Amount::from_units(array.as_primitive::<Decimal128Type>().value(row))?.to_string().into())
         }
@@ -248,7 +251,7 @@ fn write_control(writer: &mut TextWriter, (name, help, value): &Control, generat
 }
 
 /// Which of a snapshot's files.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rows {
     Taken,
     Refused,
@@ -299,7 +302,10 @@ impl Arrow {
             for field in schema.fields().iter().filter(|field| field.name() != X_ROW) {
                 // Names that differ in case alone would be one column of a table.
                 if !fields.iter().any(|known| known.name().eq_ignore_ascii_case(field.name())) {
-                    fields.push(field.as_ref().clone().with_nullable(true));
+                    let field = field.as_ref().clone().with_nullable(true);
+                    // An earlier release spooled texts as a table has them.
+                    let is_text = rows == Rows::Taken && ColumnKind::of(field.data_type()) == Some(ColumnKind::Text);
+                    fields.push(if is_text { field.with_data_type(ColumnKind::Text.record_type()) } else { field });
                 }
             }
         }
@@ -349,8 +355,11 @@ impl Arrow {
                 return Ok(Arc::new(DictionaryArray::try_new(keys.clone(), Arc::clone(names) as ArrayRef)?) as ArrayRef);
             }
             let at = from.fields().iter().position(|own| own.name().eq_ignore_ascii_case(field.name()));
-            Ok(at
-                .map_or_else(|| new_null_array(field.data_type(), batch.num_rows()), |at| Arc::clone(batch.column(at))))
+            match at.map(|at| batch.column(at)) {
+                Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
+                Some(column) => cast(column, field.data_type()),
+                None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+            }
         });
         RecordBatch::try_new(Arc::clone(&self.schema), columns.collect::<Result<_, ArrowError>>()?)
     }

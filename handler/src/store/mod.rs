@@ -51,7 +51,8 @@ pub struct Delivery {
     pub key: ScopeKey,
     /// The snapshot.
     pub snapshot: SnapshotId,
-    /// The columns of every batch. The store adds `x_source`, `x_scope` and `x_snapshot`.
+    /// The columns of every batch; a text may be of its table's type or of its record's. The store adds `x_source`,
+    /// `x_scope` and `x_snapshot`.
     pub schema: SchemaRef,
     /// The rows.
     pub batches: Batches,

@@ -31,8 +31,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{ArrayRef, DictionaryArray, Int16Array, RecordBatch, RecordBatchOptions, StringArray};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use chrono::{DateTime, Utc};
 use costream_common::fault::{self, Point};
 use costream_common::record::{ColumnKind, ScopeKey, SnapshotId, X_ROW, X_SCOPE, X_SNAPSHOT, X_SOURCE};
@@ -445,7 +445,7 @@ impl Stamp {
             }
         }
         let mut fields = nullable(incoming);
-        fields.push(Field::new(X_SNAPSHOT, DataType::Utf8, true));
+        fields.push(ColumnKind::Text.record_field(X_SNAPSHOT));
         Ok(Self { incoming: incoming.clone(), schema: Arc::new(Schema::new(fields)), snapshot: snapshot.to_string() })
     }
 
@@ -461,9 +461,10 @@ impl Stamp {
 
     fn apply(&self, table: &Table, batch: &RecordBatch) -> Result<RecordBatch, StoreError> {
         check_columns(table, batch, &self.incoming)?;
-        let snapshot: ArrayRef =
-            Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&self.snapshot, batch.num_rows())));
-        let columns = batch.columns().iter().cloned().chain([snapshot]).collect();
+        let snapshot = Arc::new(StringArray::from_iter_values([&self.snapshot]));
+        let snapshot = DictionaryArray::try_new(Int16Array::from_value(0, batch.num_rows()), snapshot)
+            .map_err(|e| table.failed("write", e))?;
+        let columns = batch.columns().iter().cloned().chain([Arc::new(snapshot) as ArrayRef]).collect();
         let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         RecordBatch::try_new_with_options(self.schema.clone(), columns, &rows).map_err(|e| table.failed("write", e))
     }

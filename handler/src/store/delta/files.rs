@@ -28,13 +28,14 @@ use object_store::{ObjectStore, ObjectStoreExt as _};
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream};
-use parquet::arrow::{AsyncArrowWriter, ParquetRecordBatchStreamBuilder, ProjectionMask};
+use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::basic::{Compression, Encoding};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
+use super::encode::FileWriter;
 use super::stats;
 
 /// Files written at the same time: one for each of the partitions last written to.
@@ -99,7 +100,7 @@ pub(super) struct Written {
 struct OpenFile {
     values: PartitionValues,
     path: Path,
-    writer: AsyncArrowWriter<BufWriter>,
+    writer: FileWriter,
 }
 
 impl PartitionWriter {
@@ -199,7 +200,7 @@ impl PartitionWriter {
             }
         };
         file.writer.write(part).await?;
-        if file.writer.bytes_written() + file.writer.in_progress_size() >= self.target_bytes {
+        if file.writer.size() >= self.target_bytes {
             self.close(file).await?;
         } else {
             self.open.push(file);
@@ -229,18 +230,16 @@ impl PartitionWriter {
             .set_column_dictionary_enabled(ordinal.clone(), false)
             .set_column_encoding(ordinal, Encoding::DELTA_BINARY_PACKED)
             .set_compression(Compression::SNAPPY)
-            .set_max_row_group_row_count(Some(MAX_ROW_GROUP_ROWS))
             .set_created_by(format!("costream {}", env!("CARGO_PKG_VERSION")))
             .build();
         let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
-        let writer = AsyncArrowWriter::try_new_with_options(upload, schema, options)?;
+        let writer = FileWriter::new(upload, schema, options, MAX_ROW_GROUP_ROWS)?;
         self.written.begun.push(path.clone());
         Ok(OpenFile { values, path, writer })
     }
 
-    async fn close(&mut self, mut file: OpenFile) -> Result<(), FileError> {
-        let metadata = file.writer.finish().await?;
-        let size = file.writer.bytes_written();
+    async fn close(&mut self, file: OpenFile) -> Result<(), FileError> {
+        let (metadata, size) = file.writer.finish().await?;
         self.written.begun.retain(|path| *path != file.path);
         self.written.adds.push(Add {
             path: file.path.to_string(),

@@ -12,6 +12,7 @@
 //! [`DeltaOptions::query_memory_bytes`] for queries; besides, the list of a table's files.
 
 mod durable;
+mod encode;
 #[cfg(test)]
 mod faults;
 mod files;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use crate::http::serve::{Door, Exposure, ServeError};
+use crate::http::door::{Door, Exposure, ServeError};
 use crate::telemetry::{self, LogFlags};
 use crate::{program, reload, report};
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use costream_common::config::{self, ConfigError};
 use costream_common::http::web::{WebConfig, WebConfigError};
 use costream_exporter::{Exporter, ExporterError};
+use costream_handler::auth::RightsError;
 
 use crate::settings::ConfigFile;
 
@@ -21,6 +22,13 @@ pub(crate) enum CheckError {
         path: PathBuf,
         #[source]
         source: ExporterError,
+    },
+    /// Rights that are nobody's.
+    #[error("configuration {}", path.display())]
+    Users {
+        path: PathBuf,
+        #[source]
+        source: RightsError,
     },
     /// A web configuration that it names.
     #[error("configuration {}: {section}.web_config_file", path.display())]
@@ -44,11 +52,18 @@ pub(crate) fn check(path: &Path) -> Result<(), CheckError> {
         ("scraper", &file.scraper.web_config_file),
         ("handler", &file.handler.web_config_file),
     ];
+    let mut handlers = None;
     for (section, web_file) in web_files {
         if let Some(web_file) = web_file {
-            WebConfig::load(web_file).map_err(|source| CheckError::Web { path: path.to_owned(), section, source })?;
+            let failed = |source| CheckError::Web { path: path.to_owned(), section, source };
+            let web = WebConfig::load(web_file).map_err(failed)?;
+            if section == "handler" {
+                handlers = Some(web);
+            }
         }
     }
+    let users = file.handler.users.check(handlers.as_ref());
+    users.map_err(|source| CheckError::Users { path: path.to_owned(), source })?;
     println!("{} is good", path.display());
     Ok(())
 }

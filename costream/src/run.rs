@@ -15,13 +15,16 @@ use std::time::Duration;
 
 use costream_common::config::Span;
 use costream_common::http::client::BasicAuth;
-use costream_common::http::serve::{self, Door, Exposure, Listener, ServeError};
+use costream_common::http::door::{self, Door, Exposure, Listener, ServeError};
+use costream_common::http::gate::{Gate, Passwords};
+use costream_common::http::serve;
 use costream_common::http::web::{WebConfig, WebConfigError};
 use costream_common::report::one_line;
 use costream_common::secret::SecretSource;
 use costream_common::{program, reload};
 use costream_exporter::config::ExporterConfig;
 use costream_exporter::{Exporter, ExporterError, PollOutcome};
+use costream_handler::auth::{self, RightsError};
 use costream_handler::{Handler, HandlerError};
 use costream_scraper::config::TargetKind;
 use costream_scraper::{CycleReport, ScrapeError, Scraper, ScraperConfig, Sink, TargetConfig};
@@ -60,6 +63,9 @@ pub(crate) enum RunError {
     /// TLS or users.
     #[error(transparent)]
     Web(#[from] WebConfigError),
+    /// Rights that are nobody's.
+    #[error(transparent)]
+    Rights(#[from] RightsError),
     /// An address.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -91,7 +97,7 @@ impl RunError {
     pub(crate) fn status(&self) -> Status {
         match self {
             Self::Settings(error) if error.is_usage() => Status::Usage,
-            Self::Web(_) => Status::Usage,
+            Self::Web(_) | Self::Rights(_) => Status::Usage,
             Self::Serve(error) if error.is_usage() => Status::Usage,
             _ => Status::Failed,
         }
@@ -142,6 +148,7 @@ impl Configured {
     fn of(args: &RunArgs) -> Result<Self, RunError> {
         let settings = Settings::new(&args.sources, args.data_dir.as_deref())?;
         let webs = Webs::load(args, &settings)?;
+        settings.handler.users.check(webs.handler.as_deref())?;
         Ok(Self { settings, webs })
     }
 }
@@ -236,17 +243,17 @@ impl House {
             house.urls.push(("metrics for Prometheus", format!("{}/metrics", door.url())));
             house.urls.push(("exporter", format!("{}/", door.url())));
             tracing::info!(address = %door.local_addr(), "exporter listens");
-            house.serve(door, house.exporter.router());
+            house.serve(door, Passwords, house.exporter.router());
         }
         if let Some(door) = handler_door {
             house.urls.push(("SQL", format!("{}/_sql", door.url())));
             house.urls.push(("handler", format!("{}/", door.url())));
-            tracing::info!(address = %door.local_addr(), "handler listens");
+            tracing::info!(address = %door.local_addr(), callers = auth::admitted(&door), "handler listens");
             // The scraper's own telemetry has no address of its own here.
-            house.serve(door, house.handler.router().nest("/scraper", house.scraper.router()));
+            house.serve(door, house.handler.gate(), house.handler.router().nest("/scraper", house.scraper.router()));
         }
         if let Some((way, door)) = own_way {
-            house.serve(door, house.exporter.router());
+            house.serve(door, Passwords, house.exporter.router());
             house._own_way = Some(way);
         }
         Ok(house)
@@ -265,10 +272,10 @@ impl House {
         Ok(Status::Good)
     }
 
-    fn serve(&mut self, door: Listener, router: axum::Router) {
+    fn serve(&mut self, door: Listener, gate: impl Gate, router: axum::Router) {
         let serving = self.serving.clone();
         self.servers.spawn(async move {
-            if let Err(error) = serve::serve(door, router, serving).await {
+            if let Err(error) = serve::serve_through(door, gate, router, serving).await {
                 tracing::error!(error = one_line(&error), "an address is not served any more");
             }
         });
@@ -376,7 +383,7 @@ impl OwnWay {
         tokio::fs::write(&web_file, format!("basic_auth_users:\n  scraper: {hash}\n"))
             .await
             .map_err(RunError::OwnWay)?;
-        let door = serve::bind(NOBODY_ELSES, Some(WebConfig::load(&web_file)?), Exposure::LoopbackOnly).await?;
+        let door = door::bind(NOBODY_ELSES, Some(WebConfig::load(&web_file)?), Exposure::LoopbackOnly).await?;
         let url: Url = door.url().parse().map_err(|error| RunError::OwnWay(io::Error::other(error)))?;
         let login = BasicAuth { username: "scraper".to_owned(), password: SecretSource::File(password_file) };
         let target = TargetConfig { basic_auth: Some(login), ..TargetConfig::new(url) };

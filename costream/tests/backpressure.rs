@@ -12,15 +12,17 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Extension, Request};
 use axum::http::header::ACCEPT_ENCODING;
 use axum::middleware::{Next, from_fn};
-use costream_common::http::serve::{self, Door, Exposure};
+use costream_common::http::door::{Door, Exposure};
+use costream_common::http::serve;
 use costream_common::record::{MAX_BATCH_BYTES, ScopeKey, SnapshotId};
 use costream_exporter::Exporter;
 use costream_exporter::config::ExporterConfig;
 use costream_exporter::profile::ProfileName;
 use costream_handler::Handler;
+use costream_handler::auth::Caller;
 use costream_handler::config::HandlerConfig;
 use costream_handler::ident::TableName;
 use costream_handler::ingest::Ingest;
@@ -125,7 +127,7 @@ async fn paced(way: Way) {
         Way::InProcess => (Sink::InProcess(Ingest::new(Arc::new(throttled))), 1, vec![exporter_url.port()]),
         Way::OverHttp => {
             let store = Store { write: Arc::new(throttled), read: handler.store().read.clone() };
-            let url = served(Handler::over(config, store).router()).await;
+            let url = served(Handler::over(config, store).router().layer(Extension(Caller::default()))).await;
             let ports = vec![exporter_url.port(), url.port()];
             let access = HandlerAccess { url, ..HandlerAccess::default() };
             (Sink::Http(HttpSink::new(&access).expect("a sink")), 2, ports)

@@ -9,6 +9,9 @@
 //! | `GET /` | CrateDB's greeting, or a page for a browser |
 //! | `GET /metrics`, `/-/healthy`, `/-/ready` | what the Prometheus family expects |
 //!
+//! Each route stands with the right it needs ([`needs`]); without it the answer is 403, on `_sql` CrateDB's 4011.
+//! Who asks, [`Gate`](crate::auth::Gate) has found out before.
+//!
 //! Peak memory beside the engine's and the store's: [`N_BODIES`] statements' bodies of
 //! [`MAX_SQL_BODY_BYTES`], and per upload (at most [`N_UPLOADS`]) the batch in hand.
 
@@ -19,13 +22,13 @@ use async_compression::tokio::bufread::GzipDecoder;
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Query, RawQuery, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{MethodRouter, any, get, post};
 use axum::{Json, Router};
 use chrono::{DateTime, Utc};
 use costream_common::exposition::encode::TextWriter;
 use costream_common::exposition::{self, Format};
-use costream_common::http::serve::User;
 use costream_common::record::{NameError, ScopeKey, ScopeName, SnapshotId, SnapshotIdError, SourceName};
 use costream_common::report;
 use futures::StreamExt;
@@ -43,6 +46,7 @@ use tokio::time::Instant;
 use tokio_util::io::StreamReader;
 
 use crate::Handler;
+use crate::auth::{Caller, Lacking, Right};
 use crate::ident::{ColumnName, TableName, TableNameError};
 use crate::ingest::{IngestError, Receipt};
 use crate::sql::gateway::{self, Answer};
@@ -84,13 +88,28 @@ pub(crate) fn router(handler: &Handler) -> Router {
     Router::new()
         .route("/", get(greeting))
         .route("/_sql", any(sql))
-        .route("/upload", post(upload))
-        .route("/upload/committed", get(committed))
+        .route("/upload", needs(Right::Write, post(upload)))
+        .route("/upload/committed", needs(Right::Write, get(committed)))
         .route("/metrics", get(metrics))
         .route("/-/healthy", get(|| async { "costream handler is healthy\n" }))
         .route("/-/ready", get(ready))
         .fallback(|| async { (StatusCode::NOT_FOUND, Json(json!({"error": "not found"}))) })
         .with_state(Arc::new(doors))
+}
+
+/// Routes for callers with a right.
+fn needs<S: Clone + Send + Sync + 'static>(right: Right, routes: MethodRouter<S>) -> MethodRouter<S> {
+    // A request without a caller got past no gate, and the extractor answers it with 500.
+    routes.route_layer(from_fn(move |Extension(caller): Extension<Caller>, request: Request, next: Next| async move {
+        match caller.require(right) {
+            Ok(()) => next.run(request).await,
+            Err(lacking) => forbidden(&lacking),
+        }
+    }))
+}
+
+fn forbidden(lacking: &Lacking) -> Response {
+    (StatusCode::FORBIDDEN, Json(json!({"error": lacking.to_string()}))).into_response()
 }
 
 // -- POST /_sql
@@ -111,6 +130,7 @@ impl IntoResponse for Refusal {
         }
         let status = match (&error, code) {
             (SqlError::Busy(_), _) => StatusCode::SERVICE_UNAVAILABLE,
+            (_, 4011) => StatusCode::UNAUTHORIZED,
             (_, 4031) => StatusCode::FORBIDDEN,
             (_, 4040..=4049) => StatusCode::NOT_FOUND,
             (_, 4000..=4999) => StatusCode::BAD_REQUEST,
@@ -127,7 +147,7 @@ impl IntoResponse for Refusal {
 async fn sql(
     State(doors): Shared,
     RawQuery(query): RawQuery,
-    user: Option<Extension<User>>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
     let began = Instant::now();
@@ -139,7 +159,7 @@ async fn sql(
     let (types, trace) = (flag("types"), flag("error_trace"));
     let telemetry = &doors.handler.shared.telemetry;
     let mut outcome = Outcome::new(telemetry, began);
-    match answered(&doors, types, query.as_deref(), user, request, began).await {
+    match answered(&doors, types, query.as_deref(), caller, request, began).await {
         Ok(Some(Answer::Whole(body))) => {
             outcome.ended("ok");
             ([(header::CONTENT_TYPE, "application/json; charset=UTF-8")], body).into_response()
@@ -178,7 +198,7 @@ async fn answered(
     doors: &Doors,
     types: bool,
     query: Option<&str>,
-    user: Option<Extension<User>>,
+    caller: Caller,
     request: Request,
     began: Instant,
 ) -> Result<Option<Answer>, SqlError> {
@@ -188,7 +208,7 @@ async fn answered(
     let options = Options {
         schema: request.headers().get("default-schema").and_then(|schema| schema.to_str().ok()).map(str::to_owned),
         as_of: as_of(query)?,
-        user: user.map(|Extension(User(name))| name),
+        caller,
     };
     let statement = {
         let _place = doors.bodies.acquire().await;
@@ -511,7 +531,7 @@ impl Drop for Outcome {
 mod tests {
     use arrow::ipc::writer::StreamWriter;
     use axum::http::Request as HttpRequest;
-    use costream_common::http::serve::Door;
+    use costream_common::http::door::Door;
     use tower::ServiceExt as _;
 
     use super::*;
@@ -522,7 +542,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let config = HandlerConfig { data_dir: dir.path().to_owned(), ..HandlerConfig::default() };
         let handler = Handler::open(config).await.expect("a handler");
-        (dir, handler.router())
+        (dir, handler.router().layer(Extension(Caller::default())))
     }
 
     async fn ask(router: &Router, request: HttpRequest<Body>) -> (u16, HeaderMap, String) {

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::auth::UserRights;
 use crate::sql::Limits;
 use crate::store::delta::StoreUrl;
 use costream_common::config::Span;
@@ -32,6 +33,8 @@ pub struct HandlerConfig {
     pub query: Limits,
     /// TLS and users, in the form of the Prometheus family.
     pub web_config_file: Option<PathBuf>,
+    /// What the users may.
+    pub users: UserRights,
     /// Serve any address without asking for a password.
     pub allow_unauthenticated: bool,
 }
@@ -46,6 +49,7 @@ impl Default for HandlerConfig {
             maintenance_interval: Span(Duration::from_secs(60 * 60)),
             query: Limits::default(),
             web_config_file: None,
+            users: UserRights::default(),
             allow_unauthenticated: false,
         }
     }

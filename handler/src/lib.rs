@@ -1,10 +1,11 @@
 //! The handler: stores, the way into them, and the one SQL door. A library first: the
 //! all-in-one binary and the scraper call it in process; the server around it is [`api`].
 //!
-//! A row meets [`ident`], [`store`], [`ingest`], [`sql`], [`upload`] and [`api`] in this order; a
+//! A request meets [`auth`]; a row meets [`ident`], [`store`], [`ingest`], [`sql`], [`upload`] and [`api`] in this order; a
 //! module uses only those before it.
 
 pub mod api;
+pub mod auth;
 pub mod config;
 pub mod ident;
 pub mod ingest;
@@ -15,11 +16,13 @@ pub mod upload;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use costream_common::http::serve::{self, Door, Exposure, Listener, ServeError};
+use costream_common::http::door::{Door, Exposure, Listener, ServeError};
+use costream_common::http::serve;
 use costream_common::http::web::{WebConfig, WebConfigError};
 use costream_common::stream::backoff::jittered;
 use tokio_util::sync::CancellationToken;
 
+use self::auth::{Gate, RightsError, RunCredentials};
 use self::config::HandlerConfig;
 use self::ingest::Ingest;
 use self::sql::Engine;
@@ -36,6 +39,9 @@ pub enum HandlerError {
     /// The web configuration cannot be used.
     #[error(transparent)]
     Web(#[from] WebConfigError),
+    /// Rights are configured that are nobody's.
+    #[error(transparent)]
+    Rights(#[from] RightsError),
     /// The address cannot be served.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -51,6 +57,8 @@ struct Shared {
     config: HandlerConfig,
     store: Store,
     engine: Engine,
+    gate: Gate,
+    runs: RunCredentials,
     telemetry: api::Telemetry,
 }
 
@@ -85,8 +93,10 @@ impl Handler {
     /// A handler over a store that is open already, wherever it is.
     pub fn over(config: HandlerConfig, store: Store) -> Self {
         let engine = Engine::new(store.read.clone(), config.query);
+        let runs = RunCredentials::default();
+        let gate = Gate::new(config.users.clone(), runs.clone());
         let telemetry = api::Telemetry::new();
-        Self { shared: Arc::new(Shared { config, store, engine, telemetry }) }
+        Self { shared: Arc::new(Shared { config, store, engine, gate, runs, telemetry }) }
     }
 
     /// What it was opened with.
@@ -109,7 +119,18 @@ impl Handler {
         &self.shared.engine
     }
 
-    /// The routes; see [`api`].
+    /// What is to stand before the routes, wherever they are served.
+    pub fn gate(&self) -> Gate {
+        self.shared.gate.clone()
+    }
+
+    /// The logins of the notebooks' runs.
+    pub fn runs(&self) -> &RunCredentials {
+        &self.shared.runs
+    }
+
+    /// The routes; see [`api`]. They answer requests that came through the [`Gate`], or carry an
+    /// [`auth::Caller`] by other means.
     pub fn router(&self) -> axum::Router {
         api::router(self)
     }
@@ -117,10 +138,12 @@ impl Handler {
     /// Takes the configured address at a door, with the configured users.
     ///
     /// # Errors
-    /// The address is taken, or open to others without a password; the web configuration is no good.
+    /// The address is taken, or open to others without a password; the web configuration is no good, or
+    /// has not the users whose rights are configured.
     pub async fn bind(&self, door: &Door) -> Result<Listener, HandlerError> {
         let config = self.config();
         let web = config.web_config_file.as_deref().map(WebConfig::load).transpose()?.map(Arc::new);
+        config.users.check(web.as_deref())?;
         let exposure = if config.allow_unauthenticated { Exposure::Unauthenticated } else { Exposure::LoopbackOnly };
         Ok(door.bind(&config.listen_address, web, exposure).await?)
     }
@@ -128,9 +151,9 @@ impl Handler {
     /// Serves the routes until `shutdown`, and drains.
     ///
     /// # Errors
-    /// As [`serve::serve`].
+    /// As [`serve::serve_through`].
     pub async fn serve(&self, listener: Listener, shutdown: CancellationToken) -> Result<(), HandlerError> {
-        Ok(serve::serve(listener, self.router(), shutdown).await?)
+        Ok(serve::serve_through(listener, self.gate(), self.router(), shutdown).await?)
     }
 
     /// Keeps house until `shutdown`: merges small files and removes what is beyond the

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use costream_common::config::{self, File};
-use costream_common::http::serve::Door;
+use costream_common::http::door::Door;
 use costream_common::http::web::WebConfig;
 use costream_common::program;
 use costream_common::role::{self, Failure, RoleFlags};
+use costream_handler::auth;
 use costream_handler::config::HandlerConfig;
 use costream_handler::{Handler, HandlerError};
 use serde::de::IgnoredAny;
@@ -48,9 +49,8 @@ fn configuration(flags: &Flags) -> Result<HandlerConfig, Failure> {
         config.store_url = None;
     }
     config.allow_unauthenticated |= flags.role.allow_unauthenticated;
-    if let Some(file) = &config.web_config_file {
-        WebConfig::load(file)?;
-    }
+    let web = config.web_config_file.as_deref().map(WebConfig::load).transpose()?;
+    config.users.check(web.as_ref())?;
     Ok(config)
 }
 
@@ -60,7 +60,8 @@ async fn run(config: HandlerConfig, door: Door, shutdown: CancellationToken) -> 
         HandlerError::Serve(error) => Failure::from(error),
         error => error.into(),
     })?;
-    tracing::info!(address = %listener.local_addr(), "listening on {}", listener.url());
+    let callers = auth::admitted(&listener);
+    tracing::info!(address = %listener.local_addr(), callers, "listening on {}", listener.url());
     let maintenance = program::drained(handler.run_maintenance(shutdown.clone()), &shutdown);
     let ((), served) = tokio::join!(maintenance, handler.serve(listener, shutdown.clone()));
     Ok(served?)

@@ -8,7 +8,7 @@ use arrow::array::{
     ArrayRef, Decimal128Array, Int64Array, MapBuilder, MapFieldNames, RecordBatch, StringArray, StringBuilder,
 };
 use arrow::datatypes::Schema;
-use costream_common::http::serve::Door;
+use costream_common::http::door::Door;
 use costream_common::money::{Amount, PRECISION, SCALE};
 use costream_common::record::{ColumnKind, ScopeKey, ScopeName, SourceName, row_field};
 use costream_handler::Handler;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use clap::Parser;
 use costream_common::config::{self, File};
-use costream_common::http::serve::{self, Door, Exposure};
+use costream_common::http::door::{Door, Exposure};
+use costream_common::http::serve;
 use costream_common::http::web::WebConfig;
 use costream_common::program;
 use costream_common::role::{self, Failure, RoleFlags};

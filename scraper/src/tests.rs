@@ -8,7 +8,7 @@ use arrow::array::{AsArray as _, RecordBatch};
 use arrow::datatypes::{Decimal128Type, Schema};
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse as _;
 use axum::routing::get;
@@ -19,6 +19,7 @@ use costream_common::exposition::decode::{Decoder, Entry, Limits};
 use costream_common::record::{SNAPSHOTS_METADATA, Totals};
 use costream_common::stream::ipc::{self, Writer};
 use costream_handler::Handler;
+use costream_handler::auth::Caller;
 use costream_handler::config::HandlerConfig;
 use costream_handler::ident::TableName;
 use costream_handler::ingest::Ingest;
@@ -464,7 +465,7 @@ fn over_http(url: Url) -> Sink {
 async fn over_http_a_handler_stores_the_same() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let handler = handler(dir.path()).await;
-    let handler_url = serve(handler.router()).await;
+    let handler_url = serve(handler.router().layer(Extension(Caller::default()))).await;
     let exporter = Arc::new(FakeExporter::default());
     exporter.hold(held("a.csv", 1, &charges()));
     let exporter_url = exporter.serve().await;
@@ -489,7 +490,7 @@ async fn over_http_a_handler_stores_the_same() {
 async fn series_reach_a_handler_over_http() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let handler = handler(dir.path()).await;
-    let sink = over_http(serve(handler.router()).await);
+    let sink = over_http(serve(handler.router().layer(Extension(Caller::default()))).await);
     let body = "up 1 1000\nload{cpu=\"0\"} 0.5 1000\nload{cpu=\"1\"} 0.25 1000\n";
     let mut url = serve(Router::new().route("/metrics", get(move || async move { body }))).await;
     url.set_path("/metrics");

@@ -2,7 +2,7 @@
 //! exact, and the exporter holds for each no more than a few buffers, however large the body.
 //!
 //! That a reader who stalls is let go after a minute is shown where the minute is a second: in the unit
-//! tests of `costream_common::http::serve`.
+//! tests of `costream_common::http::stall`.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -216,51 +216,113 @@ impl WebConfig {
         &self.read.headers
     }
 
+    /// The names of the users.
+    pub fn users(&self) -> impl Iterator<Item = &str> {
+        self.read.users.keys().map(String::as_str)
+    }
+
     /// Checks a request's basic authentication. Costs a bcrypt check unless this very password
     /// was verified before.
     pub async fn verify(&self, headers: &HeaderMap) -> Verdict {
+        self.verify_any(Login::of(headers).into_iter().collect()).await
+    }
+
+    /// Checks readings of one request's login, one after the other; the first that is right
+    /// counts. Costs a bcrypt check for each up to that one, whether their users are known or not,
+    /// unless one of them was verified before.
+    pub async fn verify_any(&self, readings: Vec<Login>) -> Verdict {
         if self.read.users.is_empty() {
             return Verdict::Open;
         }
-        let Some((user, password)) = headers.get(header::AUTHORIZATION).and_then(credentials) else {
+        if readings.is_empty() {
             return Verdict::Refused;
-        };
-        let known = self.read.users.get(&user);
-        let hash = known.unwrap_or(&self.read.unknown_user).clone();
-        let key = digest(&user, &hash, &password);
-        if known.is_some() && self.verified.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
-            return Verdict::User(user);
+        }
+        let checks: Vec<_> = readings.into_iter().map(|login| self.check(login)).collect();
+        {
+            let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(check) = checks.iter().find(|check| check.is_known && verified.contains(&check.key)) {
+                return Verdict::User(check.login.user.clone());
+            }
         }
         let Ok(place) = Arc::clone(&self.waiting).try_acquire_owned() else { return Verdict::Busy };
         let Ok(door) = Arc::clone(&self.doors).acquire_owned().await else { return Verdict::Busy };
         // The permits go along: a check goes on when its client has gone, and still counts.
-        let check = tokio::task::spawn_blocking(move || {
-            let matches = bcrypt::verify(&password, &hash).unwrap_or(false);
+        let right = tokio::task::spawn_blocking(move || {
+            let right = checks.into_iter().find(Check::is_right);
             drop((place, door));
-            matches
+            right
         });
-        if !check.await.unwrap_or(false) || known.is_none() {
-            return Verdict::Refused;
-        }
+        let Ok(Some(Check { login, key, .. })) = right.await else { return Verdict::Refused };
         let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
         if verified.len() >= REMEMBERED {
             verified.clear();
         }
         verified.insert(key);
-        Verdict::User(user)
+        Verdict::User(login.user)
+    }
+
+    fn check(&self, login: Login) -> Check {
+        let known = self.read.users.get(&login.user);
+        let hash = known.unwrap_or(&self.read.unknown_user).clone();
+        Check { key: digest(&login.user, &hash, &login.password), is_known: known.is_some(), hash, login }
     }
 }
 
-/// User and password of a `Basic` header; nothing when it is anything else.
-fn credentials(value: &HeaderValue) -> Option<(String, Vec<u8>)> {
-    let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
+/// A user's name and password as a client sent them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The name.
+    pub user: String,
+    /// The password, as bytes: nobody says which text it is.
+    pub password: Vec<u8>,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
     }
-    let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
-    let at = decoded.iter().position(|byte| *byte == b':')?;
-    let user = std::str::from_utf8(&decoded[..at]).ok()?.to_owned();
-    Some((user, decoded[at + 1..].to_vec()))
+}
+
+impl Login {
+    /// What the `Basic` header of a request says; nothing when there is none, or it is anything else.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let (scheme, encoded) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
+        let at = decoded.iter().position(|byte| *byte == b':')?;
+        let user = std::str::from_utf8(&decoded[..at]).ok()?.to_owned();
+        Some(Self { user, password: decoded[at + 1..].to_vec() })
+    }
+
+    /// What the login says when it was written in base64 once more, as the systems before ours take
+    /// it: the password, then both. Only what is base64 of a text.
+    pub fn decoded(&self) -> impl Iterator<Item = Self> {
+        let text = |encoded: &[u8]| {
+            let decoded = base64::engine::general_purpose::STANDARD.decode(encoded).ok()?;
+            String::from_utf8(decoded).ok().filter(|text| !text.is_empty())
+        };
+        let password = text(&self.password);
+        let user = password.as_ref().and_then(|_| text(self.user.as_bytes()));
+        let users = [password.is_some().then(|| self.user.clone()), user].into_iter().flatten();
+        users.map(move |user| Self { user, password: password.clone().unwrap_or_default().into_bytes() })
+    }
+}
+
+/// One bcrypt check to make.
+struct Check {
+    login: Login,
+    hash: String,
+    key: [u8; 32],
+    is_known: bool,
+}
+
+impl Check {
+    fn is_right(&self) -> bool {
+        // First the check: an unknown user costs what a known one does.
+        bcrypt::verify(&self.login.password, &self.hash).unwrap_or(false) && self.is_known
+    }
 }
 
 fn digest(user: &str, hash: &str, password: &[u8]) -> [u8; 32] {
@@ -467,6 +529,50 @@ mod tests {
         assert_eq!(web.verify(&HeaderMap::new()).await, Verdict::Refused);
         let bearer = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static("Bearer abc"))]);
         assert_eq!(web.verify(&bearer).await, Verdict::Refused);
+    }
+
+    #[tokio::test]
+    async fn a_login_written_in_base64_once_more_is_read_too() {
+        let base64 = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        let long = base64("c2VjcmV0");
+        for (user, password, expected) in [
+            ("ann", "secret", vec![]),
+            ("ann", "not base64", vec![]),
+            // Base64, but of no text.
+            ("ann", "/w==", vec![]),
+            ("ann", "c2VjcmV0", vec![("ann", "secret")]),
+            ("YW5u", "c2VjcmV0", vec![("YW5u", "secret"), ("ann", "secret")]),
+            // Once more, not again and again.
+            ("ann", &long, vec![("ann", "c2VjcmV0")]),
+            ("YW5u", "secret!", vec![]),
+            ("", "", vec![]),
+            ("", "c2VjcmV0", vec![("", "secret")]),
+        ] {
+            let login = Login { user: user.to_owned(), password: password.as_bytes().to_vec() };
+            let expected: Vec<_> = expected
+                .into_iter()
+                .map(|(user, password)| Login { user: user.to_owned(), password: password.as_bytes().to_vec() })
+                .collect();
+            let decoded: Vec<_> = login.decoded().collect();
+            assert!(decoded == expected, "{user}:{password}: {decoded:?}");
+            assert!(!format!("{login:?}").contains(password) || password.is_empty(), "{login:?}");
+        }
+        let hash = |password: &str| bcrypt::hash(password, 4).expect("a hash");
+        let two = format!("basic_auth_users: {{ann: {}, bob: {}}}\n", hash("secret"), hash("other"));
+        let web = load(&two).expect("a good file");
+        for (user, password, verdict) in [
+            ("ann", "c2VjcmV0", Verdict::User("ann".to_owned())),
+            ("YW5u", "c2VjcmV0", Verdict::User("ann".to_owned())),
+            ("YW5u", "secret", Verdict::Refused),
+            ("bob", "c2VjcmV0", Verdict::Refused),
+            ("bob", "b3RoZXI=", Verdict::User("bob".to_owned())),
+            ("ann", "b3RoZXI=", Verdict::Refused),
+        ] {
+            let login = Login::of(&headers(user, password)).expect("a login");
+            let readings = std::iter::once(login.clone()).chain(login.decoded()).collect();
+            assert_eq!(web.verify_any(readings).await, verdict, "{user}:{password}");
+        }
+        assert_eq!(web.verified.lock().expect("not poisoned").len(), 2, "what was right, as it was read");
     }
 
     #[tokio::test]

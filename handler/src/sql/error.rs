@@ -1,6 +1,7 @@
 //! What a statement can fail with, in CrateDB's words: a kind and a code that its clients know.
 //! Statuses are `api.rs`'s.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use costream_common::report;
@@ -22,6 +23,9 @@ pub enum SqlError {
     /// A statement that would write: there is another door for that.
     #[error("only read operations are allowed here, {0} is none")]
     Write(String),
+    /// The caller lacks a privilege, as CrateDB names it, that the statement needs.
+    #[error("Missing '{0}' privilege for user '{1}'")]
+    Privilege(&'static str, Arc<str>),
     /// A form that is not taken here.
     #[error("{0}")]
     Unsupported(String),
@@ -69,6 +73,7 @@ impl SqlError {
         match self {
             Self::Syntax(_) => "ParsingException",
             Self::Write(_) => "ReadOnlyException",
+            Self::Privilege(..) => "MissingPrivilegeException",
             Self::Unsupported(_) => "UnsupportedFeatureException",
             Self::RelationUnknown(_) => "RelationUnknown",
             Self::SchemaUnknown(_) => "SchemaUnknownException",
@@ -92,6 +97,7 @@ impl SqlError {
             Self::Store(error) if error.is_callers() => 4000,
             Self::Unsupported(_) | Self::FunctionUnknown(_) => 4004,
             Self::ColumnAmbiguous(_) => 4006,
+            Self::Privilege(..) => 4011,
             Self::Write(_) => 4031,
             Self::RelationUnknown(_) => 4041,
             Self::ColumnUnknown(_) => 4043,

@@ -48,6 +48,7 @@ pub use self::error::SqlError;
 use self::interrupt::{Interruptible, Workers};
 pub use self::parse::MAX_STATEMENT_BYTES;
 use self::rewrite::{Rewritten, Session, version_schema};
+use crate::auth::{Caller, Right};
 use crate::store::{Query, StoreRead};
 use costream_common::config::Span;
 
@@ -59,8 +60,6 @@ const VERSION: &str = concat!("CrateDB 6.4.3 (answered by costream ", env!("CARG
 pub const SCHEMA: &str = "doc";
 /// The catalog of the store's tables.
 pub const CATALOG: &str = "crate";
-/// The user who is asked for no password: CrateDB's own name for it.
-pub const DEFAULT_USER: &str = "crate";
 /// Statements that may wait for a free place; the rest are told to come back.
 const N_WAITING: usize = 64;
 /// Batches waiting for a client; one ready, one in the making.
@@ -103,8 +102,8 @@ pub struct Options {
     pub schema: Option<String>,
     /// Every table as it was at this time, unless the statement says otherwise of one.
     pub as_of: Option<DateTime<Utc>>,
-    /// Who asks: `current_user`.
-    pub user: Option<String>,
+    /// Who asks: `current_user`, and what they may.
+    pub caller: Caller,
 }
 
 /// Answers statements from a store. Cheap to clone; clones share the places.
@@ -195,8 +194,9 @@ impl Engine {
     /// Starts a statement: it is parsed, planned and begun.
     ///
     /// # Errors
-    /// It is no statement that reads, names what is not there, or cannot be started.
+    /// The caller may not read; it is no statement that reads, names what is not there, or cannot be started.
     pub async fn execute(&self, statement: &str, args: &[Arg], options: &Options) -> Result<Rows, SqlError> {
+        options.caller.require(Right::Read).map_err(|lacking| SqlError::Privilege("DQL", lacking.user))?;
         let timeout = self.limits.timeout.0.min(LONGEST_TIMEOUT);
         let deadline = Instant::now() + timeout;
         let busy = || SqlError::Busy(self.limits.concurrency + N_WAITING);
@@ -204,7 +204,7 @@ impl Engine {
         let options = options.clone();
         let session = Session {
             schema: options.schema.clone().unwrap_or_else(|| SCHEMA.to_owned()),
-            user: options.user.clone().unwrap_or_else(|| DEFAULT_USER.to_owned()),
+            user: options.caller.name.to_string(),
             version: VERSION,
         };
         let rewritten = rewrite::rewrite(parse::parse(statement)?, args, &session)?;

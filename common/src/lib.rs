@@ -1,10 +1,11 @@
-//! What two crates of the house must agree on: FOCUS columns, exact money, records, the
+//! What two crates of the house must agree on: FOCUS columns, exact money, records, the texts of fields, the
 //! exposition text both ways, http client and server, configuration, secrets, telemetry and a
 //! program's life.
 
 pub mod config;
 pub mod exposition;
 pub mod fault;
+pub mod field;
 pub mod focus;
 pub mod http;
 pub mod money;

@@ -25,6 +25,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::ValueEnum;
+pub(crate) use costream_common::field::Leniency;
+pub use costream_common::field::Rule;
 use serde::{Deserialize, Serialize};
 
 /// A profile's name.
@@ -101,104 +103,6 @@ impl FromStr for ProfileName {
 
     fn from_str(text: &str) -> Result<Self, ProfileError> {
         Self::ALL.into_iter().find(|name| name.as_str() == text).ok_or_else(|| ProfileError(text.to_owned()))
-    }
-}
-
-macro_rules! rules {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// A departure from FOCUS as written that we know how to read.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[non_exhaustive]
-        pub enum Rule {
-            $($(#[$doc])* $variant,)*
-        }
-
-        impl Rule {
-            /// Every rule.
-            pub const ALL: [Self; [$($name),*].len()] = [$(Self::$variant),*];
-
-            /// The rule's name, as it is counted.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)*
-                }
-            }
-        }
-    };
-}
-
-rules! {
-    /// A UTF-8 byte order mark stands before the header.
-    ByteOrderMark = "byte_order_mark",
-    /// Fields are divided by semicolons.
-    DelimiterSemicolon = "delimiter_semicolon",
-    /// Fields are divided by tabs.
-    DelimiterTab = "delimiter_tab",
-    /// A FOCUS column's name is in another case.
-    HeaderCase = "header_case",
-    /// Blanks stand around a column's name.
-    HeaderBlanks = "header_blanks",
-    /// A column has no name: it is kept as `column_<position>`.
-    HeaderUnnamed = "header_unnamed",
-    /// A column's name stands twice, or is one of ours: it is kept as `<name>_2`.
-    HeaderRenamed = "header_renamed",
-    /// The literal `NULL` is a null (in columns that are not text, in any case).
-    NullLiteral = "null_literal",
-    /// An amount with an exponent.
-    Exponent = "exponent",
-    /// A time without a zone is in UTC.
-    TimeWithoutZone = "time_without_zone",
-    /// `2024-09-01T00:00Z`.
-    TimeWithoutSeconds = "time_without_seconds",
-    /// `09/01/2024`, with or without a time of day: month first, in UTC.
-    TimeUsDate = "time_us_date",
-    /// `2024-09-01`: midnight UTC.
-    TimeDateOnly = "time_date_only",
-    /// `2024-09-01T00:00:00.000Z`: kept to the microsecond, refused beyond.
-    TimeFraction = "time_fraction",
-    /// `2024-09-01T02:00:00+02:00`, or ` UTC` at the end: brought to UTC.
-    TimeOffset = "time_offset",
-    /// `"a": "1","b": "2"`.
-    TagsNoBraces = "tags_no_braces",
-    /// `k=v;k=v`.
-    TagsEquals = "tags_equals",
-    /// `k:v;k:v`.
-    TagsColon = "tags_colon",
-    /// `k: v; k: v`.
-    TagsColonBlank = "tags_colon_blank",
-    /// `[{"key": "a", "value": "1"}]`.
-    TagsKeyValueList = "tags_key_value_list",
-    /// A tag's value is an object or an array: it is kept as its JSON text.
-    TagsNested = "tags_nested",
-    /// A tag's key stands twice in a row: the last one is kept.
-    TagsDuplicateKey = "tags_duplicate_key",
-}
-
-impl Rule {
-    /// How many rules there are.
-    pub(crate) const COUNT: usize = Self::ALL.len();
-
-    fn index(self) -> usize {
-        self as usize
-    }
-}
-
-/// A set of rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Leniency(u32);
-
-impl Leniency {
-    fn of(rules: &[Rule]) -> Self {
-        Self(rules.iter().fold(0, |set, rule| set | 1 << rule.index()))
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// Whether the rule may be applied.
-    pub(crate) fn takes(self, rule: Rule) -> bool {
-        self.0 & (1 << rule.index()) != 0
     }
 }
 
@@ -326,6 +230,8 @@ fn by_provider(name: &[u8]) -> Option<ProfileName> {
 
 #[cfg(test)]
 mod tests {
+    use costream_common::field::tags::Tags;
+
     use super::*;
 
     fn recognised(header: &str, rows: &[&str]) -> ProfileName {
@@ -370,6 +276,18 @@ mod tests {
         assert_eq!(taken(ProfileName::Strict), 5);
         for profile in ProfileName::ALL {
             assert!(taken(profile) >= 5 && (profile == ProfileName::Strict || taken(profile) > 8), "{profile}");
+        }
+    }
+
+    #[test]
+    fn a_profile_takes_its_own_forms_of_tags_only() {
+        let mut tags = Tags::default();
+        let mut takes = |profile: ProfileName, field| tags.parse(field, profile.leniency()).is_ok();
+        let azure = r#""a": "1""#;
+        assert!(takes(ProfileName::Azure, azure) && !takes(ProfileName::Strict, azure));
+        assert!(takes(ProfileName::Oci, "k=v") && !takes(ProfileName::Sample, "k=v"));
+        for unlike_focus in [r#"{"a":{}}"#, r#"{"a":1,"a":1}"#] {
+            assert!(!takes(ProfileName::Strict, unlike_focus) && takes(ProfileName::Aws, unlike_focus));
         }
     }
 

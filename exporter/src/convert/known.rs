@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 
+use costream_common::field::tags::Tags;
+
 use super::Reject;
-use super::tags::Tags;
 use crate::profile::Leniency;
 
 /// Fields kept.

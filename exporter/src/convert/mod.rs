@@ -7,9 +7,7 @@
 
 pub(crate) mod header;
 mod known;
-mod tags;
 mod text;
-mod time;
 
 use std::sync::Arc;
 
@@ -19,6 +17,7 @@ use arrow::array::builder::{
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
+use costream_common::field::time::{self, Time};
 use costream_common::money::{Amount, AmountError};
 use costream_common::record::{ColumnKind, MAX_BATCH_BYTES, MAX_BATCH_ROWS, row_field};
 
@@ -28,7 +27,6 @@ use crate::profile::{Leniency, Rule, RuleCounts};
 use header::Column;
 use known::KnownTags;
 use text::TextBuilder;
-use time::Time;
 
 /// The most bytes kept of a rejected field or row.
 pub const MAX_REJECT_TEXT_BYTES: usize = 1_024;

@@ -14,15 +14,16 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::profile::{Leniency, Rule};
+use super::{Leniency, Rule};
 
 /// A field that no form of tags fits.
-#[derive(Debug)]
-pub(super) struct BadTags;
+#[derive(Debug, thiserror::Error)]
+#[error("tags in no form that is taken here")]
+pub struct BadTags;
 
 /// One field's tags, and the room for them.
 #[derive(Debug, Default)]
-pub(super) struct Tags {
+pub struct Tags {
     text: String,
     entries: Vec<Entry>,
     rules: Vec<Rule>,
@@ -41,19 +42,22 @@ const MANY_TAGS: usize = 16;
 
 impl Tags {
     /// The tags read last, in their order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
         self.entries
             .iter()
             .map(|entry| (&self.text[entry.key.clone()], entry.value.clone().map(|value| &self.text[value])))
     }
 
     /// The rules it took to read them.
-    pub(super) fn rules(&self) -> &[Rule] {
+    pub fn rules(&self) -> &[Rule] {
         &self.rules
     }
 
     /// Reads a field that is not empty.
-    pub(super) fn parse(&mut self, field: &str, leniency: Leniency) -> Result<(), BadTags> {
+    ///
+    /// # Errors
+    /// It is in no form of tags, or in one that is not taken.
+    pub fn parse(&mut self, field: &str, leniency: Leniency) -> Result<(), BadTags> {
         self.text.clear();
         self.entries.clear();
         self.rules.clear();
@@ -232,20 +236,15 @@ impl Visitor<'_> for Key<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::ProfileName;
     use proptest::prelude::*;
 
     type Read = (Vec<(String, Option<String>)>, Vec<&'static str>);
 
-    fn read_as(field: &str, profile: ProfileName) -> Option<Read> {
+    fn read(field: &str) -> Option<Read> {
         let mut tags = Tags::default();
-        tags.parse(field, profile.leniency()).ok()?;
+        tags.parse(field, Leniency::all()).ok()?;
         let pairs = tags.iter().map(|(key, value)| (key.to_owned(), value.map(str::to_owned))).collect();
         Some((pairs, tags.rules().iter().map(|rule| rule.as_str()).collect()))
-    }
-
-    fn read(field: &str) -> Option<Read> {
-        read_as(field, ProfileName::Auto)
     }
 
     fn tags(pairs: &[(&str, &str)]) -> Vec<(String, Option<String>)> {
@@ -295,19 +294,6 @@ mod tests {
             r#"[{"key":"a","value":"1","inherited":true}]"#,
         ] {
             assert!(read(field).is_none(), "{field}");
-        }
-    }
-
-    #[test]
-    fn a_profile_takes_its_own_forms_only() {
-        let azure = r#""a": "1""#;
-        assert!(read_as(azure, ProfileName::Azure).is_some() && read_as(azure, ProfileName::Strict).is_none());
-        assert!(read_as("k=v", ProfileName::Oci).is_some() && read_as("k=v", ProfileName::Sample).is_none());
-        for unlike_focus in [r#"{"a":{}}"#, r#"{"a":1,"a":1}"#] {
-            assert!(
-                read_as(unlike_focus, ProfileName::Strict).is_none()
-                    && read_as(unlike_focus, ProfileName::Aws).is_some()
-            );
         }
     }
 

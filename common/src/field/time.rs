@@ -3,13 +3,13 @@
 
 use chrono::{NaiveDate, NaiveDateTime};
 
-use crate::profile::Rule;
+use super::Rule;
 
 /// A point in time, and what it took to read it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Time {
+pub struct Time {
     /// Microseconds since the epoch, UTC.
-    pub(super) micros: i64,
+    pub micros: i64,
     /// How many of `rules` are set.
     n_rules: usize,
     rules: [Option<Rule>; 3],
@@ -17,7 +17,7 @@ pub(super) struct Time {
 
 impl Time {
     /// The rules applied.
-    pub(super) fn rules(&self) -> impl Iterator<Item = Rule> + use<> {
+    pub fn rules(&self) -> impl Iterator<Item = Rule> + use<> {
         self.rules.into_iter().take(self.n_rules).flatten()
     }
 
@@ -33,7 +33,7 @@ impl Time {
 
 /// Reads a time. FOCUS's own form first, `2024-09-01T00:00:00Z`; then every form a rule knows.
 /// Nothing, when it is no time, has no such day, or has digits below a microsecond.
-pub(super) fn parse(text: &[u8]) -> Option<Time> {
+pub fn parse(text: &[u8]) -> Option<Time> {
     if let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, rest @ ..] = text {
         let date = date([*y1, *y2, *y3, *y4], [*m1, *m2], [*d1, *d2])?;
         return match rest {

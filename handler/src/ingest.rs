@@ -23,7 +23,7 @@ use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use crate::ident::{ColumnName, TableName};
-use crate::store::{Batches, Delivery, StoreError, StoreWrite, Upsert};
+use crate::store::{Batches, Delivery, StoreError, StoreWrite, Upsert, Upserted};
 
 /// The way into a store. Cheap to clone.
 #[derive(Clone)]
@@ -171,8 +171,7 @@ impl Ingest {
     /// Stores rows by key; see [`StoreWrite::upsert`].
     ///
     /// # Errors
-    /// A column is of a type that no table has, or the store failed; rows before the failure
-    /// may be stored.
+    /// A column is of a type that no table has, or the store failed; nothing has changed.
     pub async fn upsert(&self, upsert: Upsert) -> Result<Receipt, IngestError> {
         let Upsert { table, key, schema, batches } = upsert;
         let form = TableForm::of(&schema, None)?;
@@ -181,6 +180,14 @@ impl Ingest {
             Upsert { table, key, schema: form.schema.clone(), batches: checked(batches, form, None, received) };
         let upserted = self.store.upsert(upsert).await?;
         Ok(Receipt { received: upserted.received, stored: upserted.stored, rejected: 0, already: false })
+    }
+
+    /// Stores rows by key that have a table's form already.
+    ///
+    /// # Errors
+    /// The store failed; nothing has changed.
+    pub async fn rows(&self, upsert: Upsert) -> Result<Upserted, IngestError> {
+        Ok(self.store.upsert(upsert).await?)
     }
 
     /// The snapshot that a scope has in a table.
@@ -376,7 +383,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::store::{Committed, Upserted};
+    use crate::store::Committed;
 
     /// Stores whatever comes, as long as no error comes with it.
     #[derive(Default)]

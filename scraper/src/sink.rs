@@ -161,7 +161,7 @@ impl Sink {
     /// Stores rows by key.
     ///
     /// # Errors
-    /// They were not stored, or their beginning was.
+    /// They were not stored.
     pub async fn upsert(&self, upsert: Upsert) -> Result<Receipt, SinkError> {
         match self {
             Self::InProcess(ingest) => Ok(ingest.upsert(upsert).await?),

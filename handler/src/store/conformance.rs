@@ -40,7 +40,10 @@ macro_rules! each_case {
             times_and_tags_come_back,
             the_past_can_be_asked_for,
             rows_by_key_are_stored_once_and_the_last_wins,
-            half_an_upsert_and_then_all_of_it_is_one,
+            half_an_upsert_leaves_nothing_and_then_all_of_it_is_one,
+            a_long_upsert_is_one_and_the_last_of_a_key_wins,
+            a_column_that_comes_later_is_null_before,
+            charges_by_key_stand_beside_snapshots,
             concurrent_scopes_are_all_stored,
             concurrent_snapshots_of_one_scope_leave_the_latest,
             a_store_holds_few_batches_of_a_long_delivery,
@@ -513,14 +516,101 @@ pub(crate) async fn rows_by_key_are_stored_once_and_the_last_wins(store: &Store)
     assert_eq!(stored_samples(store).await, ["a 10:00 3", "a 10:01 5", "b 10:00 2", "b 10:01 6", "c 10:02 7"]);
 }
 
-pub(crate) async fn half_an_upsert_and_then_all_of_it_is_one(store: &Store) {
+pub(crate) async fn half_an_upsert_leaves_nothing_and_then_all_of_it_is_one(store: &Store) {
     let time = "2026-11-22T10:00:00Z";
-    let batches = [samples(&[("a", time, "1")]), samples(&[("b", time, "2")])];
-    let cut = futures::stream::iter([Ok(batches[0].clone()), Err("the line went dead".into())]).boxed();
+    upsert(store, vec![samples(&[("a", time, "0"), ("z", time, "9")])]).await;
+    let many: Vec<_> = (0..500).map(|number| format!("series {number}")).collect();
+    let many = samples(&many.iter().map(|series| (series.as_str(), time, "1")).collect::<Vec<_>>());
+    let batches = [samples(&[("a", time, "1")]), many, samples(&[("b", time, "2")])];
+    let cut = batches[..2].iter().cloned().map(Ok).chain([Err("the line went dead".into())]).collect::<Vec<_>>();
+    let cut = futures::stream::iter(cut).boxed();
     let error = store.write.upsert(upsert_of(batches[0].schema(), cut)).await.expect_err("a cut delivery");
     assert!(matches!(error, StoreError::Cut { .. }), "{error:?}");
-    upsert(store, batches.to_vec()).await;
-    assert_eq!(stored_samples(store).await, ["a 10:00 1", "b 10:00 2"]);
+    assert_eq!(stored_samples(store).await, ["a 10:00 0", "z 10:00 9"]);
+    assert_eq!(upsert(store, batches.to_vec()).await, Upserted { received: 502, stored: 502 });
+    let few = "SELECT series, value FROM metrics WHERE series NOT LIKE 'series %' ORDER BY series";
+    assert_eq!(ask(store, few).await, [["a", "1"], ["b", "2"], ["z", "9"]]);
+}
+
+/// Longer than a store remembers keys of, with keys that come again near and far.
+pub(crate) async fn a_long_upsert_is_one_and_the_last_of_a_key_wins(store: &Store) {
+    let times = ["2026-11-22T10:00:00Z", "2026-11-22T10:01:00Z"];
+    let names: Vec<_> = (0..300).map(|number| format!("{number:03}")).collect();
+    let batch = |numbers: std::ops::Range<usize>, value| {
+        let rows = numbers.map(|number| (names[number].as_str(), times[number % 2], value));
+        samples(&rows.collect::<Vec<_>>())
+    };
+    for _ in 0..2 {
+        let batches =
+            vec![batch(0..300, "1"), batch(20..50, "2"), batch(280..300, "3"), batch(25..26, "4"), batch(25..26, "5")];
+        assert_eq!(upsert(store, batches).await, Upserted { received: 352, stored: 300 });
+        let counts =
+            ask(store, "SELECT value, count(*), count(DISTINCT series) FROM metrics GROUP BY value ORDER BY value")
+                .await;
+        assert_eq!(counts, [["1", "250", "250"], ["2", "29", "29"], ["3", "20", "20"], ["5", "1", "1"]]);
+    }
+    // Every second one is replaced, whatever file it stands in.
+    let rows: Vec<_> =
+        names.iter().enumerate().step_by(2).map(|(at, name)| (name.as_str(), times[at % 2], "6")).collect();
+    assert_eq!(upsert(store, vec![samples(&rows)]).await, Upserted { received: 150, stored: 150 });
+    let counts =
+        ask(store, "SELECT value = '6', count(*), count(DISTINCT series) FROM metrics GROUP BY 1 ORDER BY 1").await;
+    assert_eq!(counts, [["false", "150", "150"], ["true", "150", "150"]]);
+}
+
+pub(crate) async fn a_column_that_comes_later_is_null_before(store: &Store) {
+    let time = "2026-11-22T10:00:00Z";
+    let wider = |series: &str, unit: &str| {
+        let batch = samples(&[(series, time, "1")]);
+        let mut fields: Vec<_> = batch.schema().fields().iter().cloned().collect();
+        fields.insert(0, Arc::new(ColumnKind::Text.field("unit")));
+        let mut columns = batch.columns().to_vec();
+        columns.insert(0, Arc::new(StringArray::from(vec![unit])));
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("a batch")
+    };
+    let first = samples(&[("a", time, "1")]);
+    let batches = stream(vec![first.clone(), wider("b", "GB"), samples(&[("c", time, "1")])]);
+    store.write.upsert(upsert_of(first.schema(), batches)).await.expect("stored rows");
+    let units = ask(store, "SELECT series, unit FROM metrics ORDER BY series").await;
+    assert_eq!(units, [["a", "null"], ["b", "GB"], ["c", "null"]]);
+    upsert(store, vec![wider("a", "h")]).await;
+    let units = ask(store, "SELECT series, unit FROM metrics ORDER BY series").await;
+    assert_eq!(units, [["a", "h"], ["b", "GB"], ["c", "null"]]);
+}
+
+/// Charges that belong to no snapshot stand beside those that do, and neither touches the other.
+pub(crate) async fn charges_by_key_stand_beside_snapshots(store: &Store) {
+    let keyed = |rows: &[(&str, &str)]| {
+        let charges = charges(&rows.iter().map(|(service, cost)| row(SEPTEMBER, cost, service)).collect::<Vec<_>>());
+        let mut fields: Vec<_> = charges.schema().fields().iter().cloned().collect();
+        let mut columns = charges.columns().to_vec();
+        for (name, value) in [("x_source", Some("upload")), ("x_scope", None), ("x_snapshot", None)] {
+            fields.push(Arc::new(ColumnKind::Text.field(name)));
+            columns.push(Arc::new(StringArray::from(vec![value; rows.len()])));
+        }
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("a batch")
+    };
+    let upsert = |rows: &[(&str, &str)]| {
+        let batch = keyed(rows);
+        let key = ["x_source", "billingperiodstart", "servicename"].map(ColumnName::of).to_vec();
+        store.write.upsert(Upsert {
+            table: TableName::costs(),
+            key,
+            schema: batch.schema(),
+            batches: stream(vec![batch]),
+        })
+    };
+    upsert(&[("a", "1"), ("b", "2")]).await.expect("stored rows");
+    replace(store, &key("aws", "a.csv"), 1, &[row(SEPTEMBER, "10", "a")]).await;
+    upsert(&[("a", "3"), ("c", "4")]).await.expect("stored rows");
+    replace(store, &key("aws", "a.csv"), 2, &[row(SEPTEMBER, "20", "a")]).await;
+    let rows = ask(store, "SELECT x_source, servicename, CAST(billedcost AS INT) FROM costs ORDER BY 1, 2").await;
+    assert_eq!(rows, [["aws", "a", "20"], ["upload", "a", "3"], ["upload", "b", "2"], ["upload", "c", "4"]]);
+    // Rows that say nothing of scopes are no charges.
+    let batch = samples(&[("a", "2026-11-22T10:00:00Z", "1")]);
+    let strange = Upsert { table: TableName::costs(), ..upsert_of(batch.schema(), stream(vec![batch])) };
+    let error = store.write.upsert(strange).await.expect_err("no charges");
+    assert!(matches!(error, StoreError::Column { .. }), "{error:?}");
 }
 
 pub(crate) async fn concurrent_scopes_are_all_stored(store: &Store) {

@@ -9,7 +9,8 @@
 //!   the delivered rows for that scope; until then exactly the rows of the snapshot before.
 //!   A delivery that fails, is cut or is dropped changes nothing that a reader can see.
 //! - **Once.** A snapshot that the store has, or one that is older, writes nothing.
-//! - **Upsert.** Delivering the same rows twice, or half of them and then all, leaves what one
+//! - **Upsert.** After [`StoreWrite::upsert`] has answered, readers see all of the delivered rows in the
+//!   place of those with the same keys; until then none of them. Delivering the same rows twice, or half of them and then all, leaves what one
 //!   delivery leaves.
 //! - **Backpressure.** Batches are pulled one at a time; a slow store slows whoever made them.
 //!
@@ -76,10 +77,10 @@ pub struct Upsert {
     pub table: TableName,
     /// The columns that make a row's identity; all of them in `schema`. Nulls equal nulls.
     pub key: Vec<ColumnName>,
-    /// The columns of every batch.
+    /// The columns that are known beforehand. A batch may have others, in lower case: in the rows
+    /// of batches without a column it is null.
     pub schema: SchemaRef,
-    /// The rows. They become visible in groups, in order: a delivery that is cut leaves its
-    /// beginning stored.
+    /// The rows.
     pub batches: Batches,
 }
 
@@ -88,7 +89,7 @@ pub struct Upsert {
 pub struct Upserted {
     /// Rows delivered.
     pub received: u64,
-    /// Rows written: of several with one key in a group of rows, the last.
+    /// Rows written: of several with one key, the last.
     pub stored: u64,
 }
 
@@ -100,10 +101,10 @@ pub trait StoreWrite: Send + Sync {
     /// The batches failed, a column is of another type than the table's, or the store did; nothing has changed.
     fn replace_scope(&self, delivery: Delivery) -> BoxFuture<'_, Result<Committed, StoreError>>;
 
-    /// Stores rows by key.
+    /// Stores rows by key, all at once. Of a delivery without rows nothing comes, no table either.
     ///
     /// # Errors
-    /// As [`StoreWrite::replace_scope`]; the rows before the failure may be stored.
+    /// As [`StoreWrite::replace_scope`].
     fn upsert(&self, upsert: Upsert) -> BoxFuture<'_, Result<Upserted, StoreError>>;
 
     /// The snapshot that a scope has in a table; nothing when there is no such table.

@@ -86,18 +86,40 @@ pub(super) struct PartitionWriter {
     /// Most recently written last.
     open: Vec<OpenFile>,
     written: Written,
+    /// Files begun so far.
+    begun: u32,
     rows: u64,
+}
+
+/// Where a row was written: the file, by the order in which the writer began them, and the row in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) file: u32,
+    pub(super) row: u32,
+}
+
+/// The rows of a batch that belong to one partition.
+struct Part {
+    values: PartitionValues,
+    batch: RecordBatch,
+    /// Which rows they were; all of them when nothing.
+    rows: Option<UInt32Array>,
 }
 
 /// Finished files; deleted when dropped before [`Written::keep`].
 pub(super) struct Written {
     store: Arc<dyn ObjectStore>,
     adds: Vec<Add>,
+    /// The files' numbers in the order in which they were begun.
+    numbers: Vec<u32>,
     /// Files begun and not finished.
     begun: Vec<Path>,
 }
 
 struct OpenFile {
+    number: u32,
+    /// Rows written to it so far.
+    rows: u32,
     values: PartitionValues,
     path: Path,
     writer: FileWriter,
@@ -113,8 +135,9 @@ impl PartitionWriter {
         fixed: HashMap<String, Option<String>>,
         target_bytes: usize,
     ) -> Self {
-        let written = Written { store: store.clone(), adds: Vec::new(), begun: Vec::new() };
-        Self { store, folder, schema, partition_columns, fixed, target_bytes, open: Vec::new(), written, rows: 0 }
+        let written = Written { store: store.clone(), adds: Vec::new(), numbers: Vec::new(), begun: Vec::new() };
+        let open = Vec::new();
+        Self { store, folder, schema, partition_columns, fixed, target_bytes, open, written, begun: 0, rows: 0 }
     }
 
     /// Rows written so far.
@@ -124,22 +147,61 @@ impl PartitionWriter {
 
     pub(super) async fn write(&mut self, batch: &RecordBatch) -> Result<(), FileError> {
         self.rows += batch.num_rows() as u64;
-        for (values, part) in self.by_partition(batch)? {
-            self.write_part(values, &part).await?;
+        for Part { values, batch, .. } in self.by_partition(batch)? {
+            self.write_part(values, &batch).await?;
         }
         Ok(())
     }
 
-    /// Finishes every file.
-    pub(super) async fn finish(mut self) -> Result<Written, FileError> {
+    /// Writes a batch, and says where each of its rows went.
+    pub(super) async fn write_placed(&mut self, batch: &RecordBatch) -> Result<Vec<Place>, FileError> {
+        self.rows += batch.num_rows() as u64;
+        let mut places = vec![Place { file: 0, row: 0 }; batch.num_rows()];
+        for Part { values, batch, rows } in self.by_partition(batch)? {
+            let first = self.write_part(values, &batch).await?;
+            let placed = (first.row..).map(|row| Place { row, ..first });
+            match rows {
+                None => places.iter_mut().zip(placed).for_each(|(place, placed)| *place = placed),
+                Some(rows) => rows.values().iter().zip(placed).for_each(|(at, placed)| places[*at as usize] = placed),
+            }
+        }
+        Ok(places)
+    }
+
+    /// The rows to come have more columns.
+    pub(super) async fn widen(&mut self, schema: SchemaRef) -> Result<(), FileError> {
+        self.close_all().await?;
+        self.fixed.retain(|name, _| schema.field_with_name(name).is_err());
+        self.schema = schema;
+        Ok(())
+    }
+
+    /// Finishes the files that are open: what was written so far can be read.
+    pub(super) async fn close_all(&mut self) -> Result<(), FileError> {
         while let Some(file) = self.open.pop() {
             self.close(file).await?;
         }
+        Ok(())
+    }
+
+    /// Files begun so far.
+    pub(super) fn begun(&self) -> u32 {
+        self.begun
+    }
+
+    /// The files finished so far.
+    pub(super) fn written(&self) -> &Written {
+        &self.written
+    }
+
+    /// Finishes every file.
+    pub(super) async fn finish(mut self) -> Result<Written, FileError> {
+        self.close_all().await?;
         Ok(self.written)
     }
 
     /// The rows of a batch by partition, without the partition columns.
-    fn by_partition(&self, batch: &RecordBatch) -> Result<Vec<(PartitionValues, RecordBatch)>, FileError> {
+    fn by_partition(&self, batch: &RecordBatch) -> Result<Vec<Part>, FileError> {
         if batch.num_rows() == 0 {
             return Ok(Vec::new());
         }
@@ -152,7 +214,7 @@ impl PartitionWriter {
             varying.map(|name| batch.column_by_name(name).cloned().ok_or_else(|| FileError::Partition(name.clone())));
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() {
-            return Ok(vec![(self.values_at(batch, 0)?, whole)]);
+            return Ok(vec![Part { values: self.values_at(batch, 0)?, batch: whole, rows: None }]);
         }
         let fields = keys.iter().map(|key| SortField::new(key.data_type().clone())).collect();
         let rows = RowConverter::new(fields)?.convert_columns(&keys)?;
@@ -171,9 +233,11 @@ impl PartitionWriter {
             .map(|part| {
                 let first = part.first().map_or(0, |at| *at as usize);
                 let values = self.values_at(batch, first)?;
-                let rows =
-                    if whole_at_once { whole.clone() } else { take_record_batch(&whole, &UInt32Array::from(part))? };
-                Ok((values, rows))
+                if whole_at_once {
+                    return Ok(Part { values, batch: whole.clone(), rows: None });
+                }
+                let rows = UInt32Array::from(part);
+                Ok(Part { values, batch: take_record_batch(&whole, &rows)?, rows: Some(rows) })
             })
             .collect()
     }
@@ -187,7 +251,8 @@ impl PartitionWriter {
         self.partition_columns.iter().map(value).collect()
     }
 
-    async fn write_part(&mut self, values: PartitionValues, part: &RecordBatch) -> Result<(), FileError> {
+    /// Writes rows of one partition, and says where the first went.
+    async fn write_part(&mut self, values: PartitionValues, part: &RecordBatch) -> Result<Place, FileError> {
         let place = self.open.iter().position(|file| file.values == values);
         let mut file = match place {
             Some(at) => self.open.remove(at),
@@ -200,6 +265,9 @@ impl PartitionWriter {
             }
         };
         file.writer.write(part).await?;
+        let first = Place { file: file.number, row: file.rows };
+        // A file is closed long before it has so many.
+        file.rows += u32::try_from(part.num_rows()).unwrap_or(u32::MAX);
         if file.writer.size() >= self.target_bytes {
             self.close(file).await?;
         } else {
@@ -212,7 +280,7 @@ impl PartitionWriter {
                 largest.writer.flush().await?;
             }
         }
-        Ok(())
+        Ok(first)
     }
 
     fn begin(&mut self, values: PartitionValues) -> Result<OpenFile, FileError> {
@@ -235,12 +303,15 @@ impl PartitionWriter {
         let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
         let writer = FileWriter::new(upload, schema, options, MAX_ROW_GROUP_ROWS)?;
         self.written.begun.push(path.clone());
-        Ok(OpenFile { values, path, writer })
+        let number = self.begun;
+        self.begun += 1;
+        Ok(OpenFile { number, rows: 0, values, path, writer })
     }
 
     async fn close(&mut self, file: OpenFile) -> Result<(), FileError> {
         let (metadata, size) = file.writer.finish().await?;
         self.written.begun.retain(|path| *path != file.path);
+        self.written.numbers.push(file.number);
         self.written.adds.push(Add {
             path: file.path.to_string(),
             partition_values: self.partition_columns.iter().cloned().zip(file.values).collect(),
@@ -261,6 +332,28 @@ impl PartitionWriter {
 impl Written {
     pub(super) fn adds(&self) -> &[Add] {
         &self.adds
+    }
+
+    /// The files, with their numbers.
+    pub(super) fn files(&self) -> impl Iterator<Item = (u32, DataFile)> {
+        self.numbers.iter().copied().zip(self.adds.iter().map(DataFile::of))
+    }
+
+    /// Takes another's files in the place of some of its own, which are deleted.
+    pub(super) async fn replace(&mut self, unwanted: impl Fn(u32) -> bool, mut others: Self) {
+        let (mut adds, mut numbers, mut paths) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, add) in std::mem::take(&mut self.numbers).into_iter().zip(std::mem::take(&mut self.adds)) {
+            if unwanted(number) {
+                paths.push(Path::from(add.path));
+            } else {
+                adds.push(add);
+                numbers.push(number);
+            }
+        }
+        adds.append(&mut others.adds);
+        numbers.append(&mut others.numbers);
+        (self.adds, self.numbers) = (adds, numbers);
+        delete(self.store.clone(), paths).await;
     }
 
     /// The files belong to the table now, or may: they stay.
@@ -332,6 +425,17 @@ pub(super) struct DataFile {
 }
 
 impl DataFile {
+    /// A file that was just written.
+    fn of(add: &Add) -> Self {
+        Self {
+            path: add.path.clone(),
+            size: add.size,
+            partition: add.partition_values.clone(),
+            times: BTreeMap::new(),
+            deletion_vector: None,
+        }
+    }
+
     pub(super) fn object_store_path(&self) -> Path {
         Path::parse(&self.path).unwrap_or_else(|_| Path::from(self.path.as_str()))
     }
@@ -351,12 +455,15 @@ impl DataFile {
     }
 }
 
-/// The rows of a table's file, some or all of its columns, a batch at a time.
+/// The rows of a table's file, a batch at a time.
+pub(super) type Rows = ParquetRecordBatchStream<FileReader>;
+
+/// Reads a table's file, some or all of its columns.
 pub(super) async fn read(
     store: &Arc<dyn ObjectStore>,
     file: &DataFile,
     columns: Option<&[String]>,
-) -> Result<ParquetRecordBatchStream<FileReader>, FileError> {
+) -> Result<Rows, FileError> {
     if file.deletion_vector.is_some() {
         return Err(FileError::DeletionVector);
     }
@@ -404,12 +511,32 @@ impl AsyncFileReader for FileReader {
 }
 
 /// A column that says the same in every row, from a partition value of the log.
-pub(super) fn constant(value: Option<&str>, data_type: &DataType, rows: usize) -> Result<ArrayRef, FileError> {
+fn constant(value: Option<&str>, data_type: &DataType, rows: usize) -> Result<ArrayRef, FileError> {
     let Some(value) = value.filter(|value| !value.is_empty()) else {
         return Ok(new_null_array(data_type, rows));
     };
     let text: ArrayRef = Arc::new(StringArray::from_iter_values(std::iter::repeat_n(value, rows)));
     Ok(if *data_type == DataType::Utf8 { text } else { arrow::compute::cast(&text, data_type)? })
+}
+
+/// A file's rows with the columns of `schema`, those among them that stand in the log alone.
+pub(super) fn whole(
+    file: &DataFile,
+    batch: RecordBatch,
+    schema: &SchemaRef,
+    partition_columns: &[String],
+) -> Result<RecordBatch, FileError> {
+    let (mut fields, mut arrays) = (batch.schema_ref().fields().to_vec(), batch.columns().to_vec());
+    for name in partition_columns {
+        if let Ok(field) = schema.field_with_name(name) {
+            let value = file.partition.get(name).and_then(Option::as_deref);
+            arrays.push(constant(value, field.data_type(), batch.num_rows())?);
+            fields.push(Arc::new(field.clone()));
+        }
+    }
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let batch = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &rows)?;
+    Ok(conform(&batch, schema)?)
 }
 
 /// A batch with the columns of `schema`, in its order: those that the batch lacks are null.

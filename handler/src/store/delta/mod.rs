@@ -16,6 +16,7 @@ mod encode;
 #[cfg(test)]
 mod faults;
 mod files;
+mod keys;
 mod maintain;
 mod place;
 mod plain;

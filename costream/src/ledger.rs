@@ -54,8 +54,9 @@ impl Ledger {
         let known = |name: &&str| columns.iter().any(|column| column == name);
         let groups: Vec<_> = ["billingperiodstart", "billingcurrency"].into_iter().filter(known).collect();
         let sums: Vec<_> = SUMMED.into_iter().filter(known).collect();
+        // Charges of no scope were uploaded: no report of ours has them.
         let statement = format!(
-            "SELECT x_source, x_scope, count(*){} FROM costs GROUP BY x_source, x_scope{}",
+            "SELECT x_source, x_scope, count(*){} FROM costs WHERE x_scope IS NOT NULL GROUP BY x_source, x_scope{}",
             groups
                 .iter()
                 .map(|name| format!(", {name}"))
@@ -184,6 +185,17 @@ fn time(text: &str) -> Option<DateTime<Utc>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, RecordBatch, StringArray};
+    use arrow::datatypes::Schema;
+    use costream_common::record::ColumnKind;
+    use costream_handler::Handler;
+    use costream_handler::config::HandlerConfig;
+    use costream_handler::ident::{ColumnName, TableName};
+    use costream_handler::store::Upsert;
+    use futures::StreamExt as _;
+
     use super::*;
 
     fn ledger(scope: &str, rows: u64, billed: &str) -> Ledger {
@@ -207,6 +219,23 @@ mod tests {
             "each scope by itself"
         );
         assert_eq!(report.differences("store", &Ledger::default()).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn uploaded_charges_are_in_no_report() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let config = HandlerConfig { data_dir: dir.path().to_owned(), ..HandlerConfig::default() };
+        let handler = Handler::open(config).await.expect("a handler");
+        let text = |name: &str| ColumnKind::Text.field(name);
+        let schema = Arc::new(Schema::new(["x_source", "x_scope", "x_snapshot", "x_key"].map(text).to_vec()));
+        let value = |value: Option<&str>| -> ArrayRef { Arc::new(StringArray::from(vec![value])) };
+        let columns = [Some("upload"), None, None, Some("k")].map(value).to_vec();
+        let batch = RecordBatch::try_new(schema.clone(), columns).expect("a batch");
+        let (table, key) = (TableName::costs(), ["x_source", "x_key"].map(ColumnName::of).to_vec());
+        let batches = futures::stream::iter([Ok(batch)]).boxed();
+        handler.ingest().rows(Upsert { table, key, schema, batches }).await.expect("stored");
+        let ledger = Ledger::of_store(&Place::local(handler.store().read.clone())).await.expect("a ledger");
+        assert!(ledger.0.is_empty(), "{ledger:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! | `POST /_sql` | CrateDB's endpoint; queries, streamed |
 //! | `POST /upload?table=&source=&scope=&snapshot=` | an Arrow IPC stream in the place of a scope |
 //! | `POST /upload?table=&key=` | an Arrow IPC stream whose rows take the place of those with the same key columns (`a,b`) |
+//! | `POST /upload?table=&type=&value=&rejects=` | records in JSON, each in the place of the one that it restates |
 //! | `GET /upload/committed?table=&source=&scope=` | the snapshot a scope has |
 //! | `GET /` | CrateDB's greeting, or a page for a browser |
 //! | `GET /metrics`, `/-/healthy`, `/-/ready` | what the Prometheus family expects |
@@ -15,12 +16,14 @@
 //! Peak memory beside the engine's and the store's: [`N_BODIES`] statements' bodies of
 //! [`MAX_SQL_BODY_BYTES`], and per upload (at most [`N_UPLOADS`]) the batch in hand.
 
+pub(crate) mod upload;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_compression::tokio::bufread::GzipDecoder;
 use axum::body::{Body, Bytes};
-use axum::extract::{Extension, Query, RawQuery, Request, State};
+use axum::extract::{Extension, RawQuery, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{Html, IntoResponse, Response};
@@ -29,7 +32,6 @@ use axum::{Json, Router};
 use chrono::{DateTime, Utc};
 use costream_common::exposition::encode::TextWriter;
 use costream_common::exposition::{self, Format};
-use costream_common::record::{NameError, ScopeKey, ScopeName, SnapshotId, SnapshotIdError, SourceName};
 use costream_common::report;
 use futures::StreamExt;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -38,21 +40,16 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use serde::Deserialize;
 use serde_json::json;
 use tokio::io::AsyncReadExt;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::io::StreamReader;
 
 use crate::Handler;
 use crate::auth::{Caller, Lacking, Right};
-use crate::ident::{ColumnName, TableName, TableNameError};
-use crate::ingest::{IngestError, Receipt};
 use crate::sql::gateway::{self, Answer};
 use crate::sql::{CRATEDB_VERSION, Options, SqlError};
-use crate::store::{Delivery, Upsert};
-use crate::upload::{Incoming, Upload, UploadError};
 
 /// The largest body of a statement, as sent and as inflated.
 pub const MAX_SQL_BODY_BYTES: usize = 4 << 20;
@@ -60,12 +57,6 @@ pub const MAX_SQL_BODY_BYTES: usize = 4 << 20;
 pub const N_BODIES: usize = 32;
 /// Uploads taken at the same time; further ones are told to come back.
 pub const N_UPLOADS: usize = 4;
-/// How long an upload waits for its turn.
-const UPLOAD_WAIT: Duration = Duration::from_secs(30);
-/// What is still read of an upload that has failed, so that its client hears why.
-const FORGOTTEN_BYTES: usize = 64 << 20;
-/// How long that may take.
-const FORGOTTEN_WITHIN: Duration = Duration::from_secs(5);
 /// How long the store may take to say that it is there.
 const READY_WITHIN: Duration = Duration::from_secs(5);
 /// When a client that was turned away may come back, in seconds.
@@ -88,8 +79,8 @@ pub(crate) fn router(handler: &Handler) -> Router {
     Router::new()
         .route("/", get(greeting))
         .route("/_sql", any(sql))
-        .route("/upload", needs(Right::Write, post(upload)))
-        .route("/upload/committed", needs(Right::Write, get(committed)))
+        .route("/upload", needs(Right::Write, post(upload::upload)))
+        .route("/upload/committed", needs(Right::Write, get(upload::committed)))
         .route("/metrics", get(metrics))
         .route("/-/healthy", get(|| async { "costream handler is healthy\n" }))
         .route("/-/ready", get(ready))
@@ -253,133 +244,6 @@ async fn statement_body(request: Request) -> Result<Option<Bytes>, SqlError> {
     Ok((bytes.len() <= MAX_SQL_BODY_BYTES).then(|| bytes.into()))
 }
 
-// -- uploads
-
-/// Why an upload was not stored.
-#[derive(Debug, thiserror::Error)]
-enum Unstored {
-    #[error("query parameter {0} is missing")]
-    Missing(&'static str),
-    #[error("Table name not specified")]
-    NoTable,
-    #[error("query parameter table")]
-    Table(#[from] TableNameError),
-    #[error("query parameter source or scope")]
-    Name(#[from] NameError),
-    #[error("query parameter snapshot")]
-    Snapshot(#[from] SnapshotIdError),
-    #[error("content type {0:?}: {ARROW_STREAM} is taken")]
-    MediaType(String),
-    #[error("uploads of JSON are not taken: {ARROW_STREAM} is")]
-    Json,
-    #[error("{N_UPLOADS} uploads are under way: try again")]
-    Busy,
-    #[error(transparent)]
-    Body(#[from] UploadError),
-    #[error(transparent)]
-    Ingest(#[from] IngestError),
-}
-
-impl IntoResponse for Unstored {
-    fn into_response(self) -> Response {
-        let (status, retryable) = match &self {
-            Self::MediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, false),
-            Self::Json => (StatusCode::NOT_IMPLEMENTED, false),
-            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, true),
-            Self::Ingest(error) if error.is_callers() => (StatusCode::BAD_REQUEST, error.is_retryable()),
-            Self::Ingest(error) if error.is_retryable() => (StatusCode::SERVICE_UNAVAILABLE, true),
-            Self::Ingest(_) => (StatusCode::INTERNAL_SERVER_ERROR, false),
-            Self::Body(UploadError::Body(_) | UploadError::Cut) => (StatusCode::BAD_REQUEST, true),
-            _ => (StatusCode::BAD_REQUEST, false),
-        };
-        let error = report::one_line(&self);
-        if status.is_server_error() {
-            tracing::warn!(error, "an upload was not stored");
-        }
-        let mut response = (status, Json(json!({"error": error, "retryable": retryable}))).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static(RETRY_AFTER));
-        }
-        response
-    }
-}
-
-#[derive(Deserialize)]
-struct Place {
-    table: Option<String>,
-    source: Option<String>,
-    scope: Option<String>,
-    snapshot: Option<String>,
-    /// The columns that make a row's identity, of rows that belong to no snapshot.
-    key: Option<String>,
-}
-
-impl Place {
-    fn table(&self) -> Result<TableName, Unstored> {
-        Ok(self.table.as_deref().filter(|table| !table.is_empty()).ok_or(Unstored::NoTable)?.parse()?)
-    }
-
-    fn table_and_key(&self) -> Result<(TableName, ScopeKey), Unstored> {
-        let table = self.table()?;
-        let source = SourceName::new(self.source.as_deref().ok_or(Unstored::Missing("source"))?)?;
-        let scope = ScopeName::new(self.scope.as_deref().ok_or(Unstored::Missing("scope"))?)?;
-        Ok((table, ScopeKey { source, scope }))
-    }
-}
-
-async fn upload(
-    State(doors): Shared,
-    Query(place): Query<Place>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<Receipt>, Unstored> {
-    let body = Incoming::new(body);
-    let telemetry = &doors.handler.shared.telemetry;
-    let stored = stored(&doors, &place, &headers, body.clone()).await;
-    match &stored {
-        Ok(receipt) => telemetry.uploaded(if receipt.already { "already" } else { "stored" }, receipt.stored),
-        Err(_) => telemetry.uploaded("failed", 0),
-    }
-    let _ = tokio::time::timeout(FORGOTTEN_WITHIN, body.forget(FORGOTTEN_BYTES)).await;
-    stored.map(Json)
-}
-
-async fn stored(doors: &Doors, place: &Place, headers: &HeaderMap, body: Incoming) -> Result<Receipt, Unstored> {
-    let table = place.table()?;
-    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    match media_type.split(';').next().unwrap_or_default().trim() {
-        ARROW_STREAM => {}
-        "application/json" => return Err(Unstored::Json),
-        other => return Err(Unstored::MediaType(other.to_owned())),
-    }
-    if let Some(key) = &place.key {
-        let key = key.split(',').map(ColumnName::of).collect();
-        let _turn = turn(doors).await?;
-        let upload = Upload::open(body).await?;
-        let upsert = Upsert { table, key, schema: upload.schema.clone(), batches: upload.batches() };
-        return Ok(doors.handler.ingest().upsert(upsert).await?);
-    }
-    let (table, key) = place.table_and_key()?;
-    let snapshot: SnapshotId = place.snapshot.as_deref().ok_or(Unstored::Missing("snapshot"))?.parse()?;
-    let _turn = turn(doors).await?;
-    let upload = Upload::open(body).await?;
-    let announced = upload.announced(&key, snapshot)?;
-    let delivery = Delivery { table, key, snapshot, schema: upload.schema.clone(), batches: upload.batches() };
-    Ok(doors.handler.ingest().deliver(delivery, announced).await?)
-}
-
-/// Waits for one of the [`N_UPLOADS`].
-async fn turn(doors: &Doors) -> Result<SemaphorePermit<'_>, Unstored> {
-    let turn = tokio::time::timeout(UPLOAD_WAIT, doors.uploads.acquire()).await;
-    turn.ok().and_then(Result::ok).ok_or(Unstored::Busy)
-}
-
-async fn committed(State(doors): Shared, Query(place): Query<Place>) -> Result<Response, Unstored> {
-    let (table, key) = place.table_and_key()?;
-    let snapshot = doors.handler.ingest().committed(&table, &key).await?;
-    Ok(Json(json!({"snapshot": snapshot})).into_response())
-}
-
 // -- what it says of itself
 
 /// CrateDB's greeting, or a page for who asks for one.
@@ -452,6 +316,7 @@ pub(crate) struct Telemetry {
     running: Gauge,
     uploads: Family<ByResult, Counter>,
     upload_rows: Counter,
+    upload_rejects: Counter,
 }
 
 impl Telemetry {
@@ -462,6 +327,7 @@ impl Telemetry {
         let running = Gauge::default();
         let uploads = Family::default();
         let upload_rows = Counter::default();
+        let upload_rejects = Counter::default();
         registry.register("costream_queries", "Statements answered, by result", queries.clone());
         registry.register(
             "costream_query_duration_seconds",
@@ -471,15 +337,17 @@ impl Telemetry {
         registry.register("costream_queries_running", "Statements waiting or being answered", running.clone());
         registry.register("costream_uploads", "Uploads ended, by result", uploads.clone());
         registry.register("costream_upload_rows", "Rows stored from uploads", upload_rows.clone());
+        registry.register("costream_upload_rejects", "Records of uploads quarantined", upload_rejects.clone());
         let build = Family::<Vec<(&'static str, &'static str)>, Gauge>::default();
         build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION"))]).set(1);
         registry.register("costream_handler_build_info", "The handler's version", build);
-        Self { registry, queries, query_seconds, running, uploads, upload_rows }
+        Self { registry, queries, query_seconds, running, uploads, upload_rows, upload_rejects }
     }
 
-    fn uploaded(&self, result: &'static str, rows: u64) {
+    fn uploaded(&self, result: &'static str, rows: u64, rejected: u64) {
         self.uploads.get_or_create(&ByResult { result }).inc();
         self.upload_rows.inc_by(rows);
+        self.upload_rejects.inc_by(rejected);
     }
 
     /// What was counted, in a format: the library writes one of them.
@@ -528,37 +396,40 @@ impl Drop for Outcome {
 }
 
 #[cfg(test)]
-mod tests {
-    use arrow::ipc::writer::StreamWriter;
+pub(crate) mod tests {
     use axum::http::Request as HttpRequest;
     use costream_common::http::door::Door;
     use tower::ServiceExt as _;
 
     use super::*;
     use crate::config::HandlerConfig;
-    use crate::store::conformance::{charges, row};
 
-    async fn handler() -> (tempfile::TempDir, Router) {
+    pub(crate) async fn handler() -> (tempfile::TempDir, Router) {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let config = HandlerConfig { data_dir: dir.path().to_owned(), ..HandlerConfig::default() };
         let handler = Handler::open(config).await.expect("a handler");
         (dir, handler.router().layer(Extension(Caller::default())))
     }
 
-    async fn ask(router: &Router, request: HttpRequest<Body>) -> (u16, HeaderMap, String) {
+    pub(crate) async fn ask(router: &Router, request: HttpRequest<Body>) -> (u16, HeaderMap, String) {
         let response = router.clone().oneshot(request).await.expect("an answer");
         let (parts, body) = response.into_parts();
         let body = axum::body::to_bytes(body, 16 << 20).await.expect("a whole body");
         (parts.status.as_u16(), parts.headers, String::from_utf8_lossy(&body).into_owned())
     }
 
-    fn request(method: &str, uri: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> HttpRequest<Body> {
+    pub(crate) fn request(
+        method: &str,
+        uri: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> HttpRequest<Body> {
         let builder = HttpRequest::builder().method(method).uri(uri);
         let builder = headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value));
         builder.body(body.into()).expect("a request")
     }
 
-    async fn stmt(router: &Router, stmt: &str) -> (u16, String) {
+    pub(crate) async fn stmt(router: &Router, stmt: &str) -> (u16, String) {
         let body = json!({"stmt": stmt}).to_string();
         let (status, _, body) = ask(router, request("POST", "/_sql", &[], body)).await;
         (status, body)
@@ -687,56 +558,5 @@ mod tests {
             assert!(answer.starts_with("HTTP/1.1 200") && answer.len() > 200_000, "{}", answer.len());
             assert_eq!(answer.ends_with("0\r\n\r\n"), whole, "the last chunk of {rows} rows");
         }
-    }
-
-    fn stream_of(services: &[&str]) -> Vec<u8> {
-        let rows: Vec<_> = services.iter().map(|service| row("2026-11-01T00:00:00Z", "1.5", service)).collect();
-        let batch = charges(&rows);
-        let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).expect("a writer");
-        writer.write(&batch).expect("written");
-        writer.into_inner().expect("ended")
-    }
-
-    fn upload_uri(snapshot: &str) -> String {
-        format!("/upload?table=costs&source=aws&scope=a.csv&snapshot={snapshot}")
-    }
-
-    #[tokio::test]
-    async fn an_upload_is_stored_once_and_can_be_asked_for() {
-        let (_dir, router) = handler().await;
-        let arrow = [("content-type", ARROW_STREAM)];
-        let committed = "/upload/committed?table=costs&source=aws&scope=a.csv";
-        assert_eq!(ask(&router, request("GET", committed, &[], "")).await.2, r#"{"snapshot":null}"#);
-        let uri = upload_uri("20261122T130501123Z");
-        let (status, _, body) = ask(&router, request("POST", &uri, &arrow, stream_of(&["a", "b"]))).await;
-        assert_eq!((status, body.as_str()), (200, r#"{"received":2,"stored":2,"rejected":0,"already":false}"#));
-        let (status, _, body) = ask(&router, request("POST", &uri, &arrow, stream_of(&["a", "b"]))).await;
-        assert_eq!((status, body.as_str()), (200, r#"{"received":0,"stored":0,"rejected":0,"already":true}"#));
-        assert_eq!(ask(&router, request("GET", committed, &[], "")).await.2, r#"{"snapshot":"20261122T130501123Z"}"#);
-        let (_, body) = stmt(&router, "select sum(billedcost), count(*) from costs").await;
-        assert!(body.contains("[[3.000000000000000000,2]]"), "{body}");
-    }
-
-    #[tokio::test]
-    async fn what_is_no_delivery_is_refused_and_changes_nothing() {
-        let (_dir, router) = handler().await;
-        let good = upload_uri("20261122T130501123Z");
-        let cut = stream_of(&["a"]).split_last().map(|(_, rest)| rest.to_vec()).expect("bytes");
-        for (uri, media_type, body, status, expected) in [
-            (good.as_str(), ARROW_STREAM, cut, 400, "no end mark"),
-            (&good, ARROW_STREAM, vec![], 400, "no end mark"),
-            (&good, ARROW_STREAM, b"nonsense, and more of it".to_vec(), 400, "Arrow IPC"),
-            (&good, "text/csv", vec![], 415, "text/csv"),
-            (&good, "application/json", b"[]".to_vec(), 501, "JSON"),
-            ("/upload?source=a&scope=b", ARROW_STREAM, vec![], 400, "Table name not specified"),
-            ("/upload?table=a/b&source=a&scope=b&snapshot=c", ARROW_STREAM, vec![], 400, "table"),
-            ("/upload?table=t&source=a&scope=b&snapshot=c", ARROW_STREAM, vec![], 400, "snapshot"),
-            ("/upload?table=t&source=a", ARROW_STREAM, vec![], 400, "scope"),
-        ] {
-            let (got, _, text) = ask(&router, request("POST", uri, &[("content-type", media_type)], body)).await;
-            assert_eq!(got, status, "{uri} {media_type}: {text}");
-            assert!(text.contains(expected), "{uri} {media_type}: {text}");
-        }
-        assert_eq!(stmt(&router, "select * from costs").await.0, 404, "no table was made");
     }
 }

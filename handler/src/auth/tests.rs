@@ -95,8 +95,8 @@ async fn every_route_asks_who_it_is_and_what_they_may() {
         ("POST /upload?table=t", &ann, "", 403, r#"user \"ann\" lacks the right \"write\""#),
         ("GET /upload/committed?table=t&source=a&scope=b", &ann, "", 403, "write"),
         ("GET /upload/committed?table=t&source=a&scope=b", &scraper, "", 200, "null"),
-        ("POST /upload?table=t", &scraper, "", 415, "content type"),
-        ("POST /upload?table=t", &root, "", 415, "content type"),
+        ("POST /upload?table=t", &scraper, "", 400, "Request must be JSON"),
+        ("POST /upload?table=t", &root, "", 400, "Request must be JSON"),
         (
             "POST /_sql",
             "",

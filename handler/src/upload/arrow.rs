@@ -5,19 +5,16 @@
 //! Spec: <https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format>.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamDecoder;
-use axum::body::{Body, BodyDataStream};
-use bytes::Bytes;
 use costream_common::record::{SNAPSHOTS_METADATA, ScopeKey, Snapshot, SnapshotId, Totals};
 use futures::{StreamExt, stream};
-use tokio::sync::Mutex;
 
+use super::body::Incoming;
 use crate::store::Batches;
 
 /// The largest message of a stream: a batch of ours is of about 2 MiB, others have larger ones.
@@ -42,32 +39,6 @@ pub enum UploadError {
     /// The announced snapshots are not readable, or not the one that is delivered.
     #[error("schema metadata {SNAPSHOTS_METADATA}: {0}")]
     Announced(String),
-}
-
-/// A body that may be read on after its delivery has failed, so that the client hears why.
-#[derive(Clone)]
-pub(crate) struct Incoming(Arc<Mutex<BodyDataStream>>);
-
-impl Incoming {
-    pub(crate) fn new(body: Body) -> Self {
-        Self(Arc::new(Mutex::new(body.into_data_stream())))
-    }
-
-    async fn next(&self) -> Option<Result<Bytes, axum::Error>> {
-        self.0.lock().await.next().await
-    }
-
-    /// Reads and forgets up to `bytes`; an HTTP/1 client that is still sending does not see an
-    /// answer to a connection that is closed on it.
-    pub(crate) async fn forget(&self, bytes: usize) {
-        let mut read = 0;
-        while let Some(Ok(chunk)) = self.next().await {
-            read += chunk.len();
-            if read > bytes {
-                return;
-            }
-        }
-    }
 }
 
 /// A body whose schema has been read.
@@ -175,9 +146,13 @@ impl Upload {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use arrow::array::Int64Array;
     use arrow::datatypes::{DataType, Field, Schema};
     use arrow::ipc::writer::StreamWriter;
+    use axum::body::Body;
+    use bytes::Bytes;
     use futures::TryStreamExt;
 
     use super::*;

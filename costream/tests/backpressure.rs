@@ -126,7 +126,7 @@ async fn paced(way: Way) {
     let (sink, hops, ports) = match way {
         Way::InProcess => (Sink::InProcess(Ingest::new(Arc::new(throttled))), 1, vec![exporter_url.port()]),
         Way::OverHttp => {
-            let store = Store { write: Arc::new(throttled), read: handler.store().read.clone() };
+            let store = Store { write: Arc::new(throttled), ..handler.store().clone() };
             let url = served(Handler::over(config, store).router().layer(Extension(Caller::default()))).await;
             let ports = vec![exporter_url.port(), url.port()];
             let access = HandlerAccess { url, ..HandlerAccess::default() };

@@ -205,6 +205,7 @@ impl Tables {
             name: TableName::new("costs").expect("a name"),
             schema: batch.schema(),
             partitioned_by: Vec::new(),
+            declared: None,
         };
         let costs = Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]]).expect("a table"));
         let doc = Arc::new(MemorySchemaProvider::new());

@@ -121,8 +121,9 @@ impl IntoResponse for Refusal {
         }
         let status = match (&error, code) {
             (SqlError::Busy(_), _) => StatusCode::SERVICE_UNAVAILABLE,
-            (_, 4011) => StatusCode::UNAUTHORIZED,
+            (_, 4010 | 4011) => StatusCode::UNAUTHORIZED,
             (_, 4031) => StatusCode::FORBIDDEN,
+            (_, 4091 | 4093) => StatusCode::CONFLICT,
             (_, 4040..=4049) => StatusCode::NOT_FOUND,
             (_, 4000..=4999) => StatusCode::BAD_REQUEST,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
@@ -206,8 +207,7 @@ async fn answered(
         let Some(body) = statement_body(request).await? else { return Ok(None) };
         gateway::Request::read(&body)?
     };
-    let rows = doors.handler.engine().execute(&statement.statement, &statement.args, &options).await?;
-    gateway::answer(rows, types, began).await.map(Some)
+    statement.answer(doors.handler.engine(), &options, types, began).await.map(Some)
 }
 
 /// The query parameter `as_of`, which is ours: a time in RFC 3339.
@@ -485,7 +485,17 @@ pub(crate) mod tests {
             assert!(text.contains(expected), "{method} {uri}: {text}");
         }
         assert_eq!(stmt(&router, "select * from nope").await.0, 404);
-        assert_eq!(stmt(&router, "drop table costs").await.0, 403);
+        for (text, status) in [
+            ("create table t (a int primary key)", 200),
+            ("create table t (a int)", 409),
+            ("insert into t values (1)", 200),
+            ("insert into t values (1)", 409),
+            ("copy t to directory '/tmp'", 401),
+            ("drop table t", 200),
+            ("drop table t", 404),
+        ] {
+            assert_eq!(stmt(&router, text).await.0, status, "{text}");
+        }
     }
 
     /// A gzip member of one stored block.

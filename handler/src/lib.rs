@@ -87,12 +87,12 @@ impl Handler {
         options.query_memory_bytes = config.query.max_memory_bytes;
         let store = DeltaStore::open(options)?;
         store.reach().await?;
-        Ok(Self::over(config, Store { write: Arc::new(store.clone()), read: Arc::new(store) }))
+        Ok(Self::over(config, store.into()))
     }
 
     /// A handler over a store that is open already, wherever it is.
     pub fn over(config: HandlerConfig, store: Store) -> Self {
-        let engine = Engine::new(store.read.clone(), config.query);
+        let engine = Engine::writing(&store, config.query);
         let runs = RunCredentials::default();
         let gate = Gate::new(config.users.clone(), runs.clone());
         let telemetry = api::Telemetry::new();

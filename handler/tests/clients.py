@@ -60,7 +60,7 @@ same(answer["col_types"], [22], "its type")
 
 fails(cursor, "SELECT * FROM nope", "RelationUnknown[Relation 'nope' unknown]")
 fails(cursor, "SELEC 1", "ParsingException[")
-fails(cursor, "INSERT INTO costs (x_row) VALUES (1)", "ReadOnlyException[")
+fails(cursor, "INSERT INTO costs (x_row) VALUES (1)", "OperationOnInaccessibleRelationException[")
 cursor.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'doc'")
 same(cursor.fetchall(), [["costs"]], "tables")
 connection.close()

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Float64Array, Int16Array, Int32Array, Int64Array, RecordBatch, StringArray, StructArray,
+    ArrayRef, BooleanArray, Float64Array, GenericListBuilder, Int16Array, Int32Array, Int64Array, RecordBatch,
+    StringArray, StringBuilder, StructArray,
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::error::ArrowError;
@@ -13,8 +14,9 @@ use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 
-use super::{CATALOG, CRATEDB_VERSION, SCHEMA};
+use super::{CATALOG, CRATEDB_VERSION, SCHEMA, value};
 use crate::store::TableInfo;
+use crate::store::declared::{Policy, Type};
 
 /// The node's and the cluster's name.
 pub const NODE: &str = "costream";
@@ -48,26 +50,8 @@ pub(super) fn schemas(tables: &[TableInfo], user: &str) -> Result<Vec<Named>, Da
                     "table_partitions",
                     vec![("table_name", texts([])), ("table_schema", texts([])), ("partition_ident", texts([]))],
                 ),
-                (
-                    "table_constraints",
-                    vec![
-                        ("constraint_name", texts([])),
-                        ("table_name", texts([])),
-                        ("table_schema", texts([])),
-                        ("constraint_type", texts([])),
-                    ],
-                ),
-                (
-                    "key_column_usage",
-                    vec![
-                        ("constraint_name", texts([])),
-                        ("table_name", texts([])),
-                        ("table_schema", texts([])),
-                        ("table_catalog", texts([])),
-                        ("column_name", texts([])),
-                        ("ordinal_position", ints([])),
-                    ],
-                ),
+                ("table_constraints", constraints_of(tables)),
+                ("key_column_usage", keys_of(tables)),
                 (
                     "views",
                     vec![
@@ -120,6 +104,17 @@ pub(super) fn schemas(tables: &[TableInfo], user: &str) -> Result<Vec<Named>, Da
 
 fn tables_of(tables: &[TableInfo]) -> Columns {
     let same = |text: &'static str| texts(tables.iter().map(move |_| text));
+    let policy = |table: &TableInfo| match table.declared.as_ref().map(|declared| declared.policy) {
+        Some(Policy::Strict) => "strict",
+        _ => "dynamic",
+    };
+    let mut partitioned_by = GenericListBuilder::<i32, _>::new(StringBuilder::new());
+    for table in tables {
+        match table.partitioned_by.as_slice() {
+            [] => partitioned_by.append_null(),
+            columns => partitioned_by.append_value(columns.iter().map(Some)),
+        }
+    }
     vec![
         ("table_catalog", same(CATALOG)),
         ("table_schema", same(SCHEMA)),
@@ -127,38 +122,136 @@ fn tables_of(tables: &[TableInfo]) -> Columns {
         ("table_type", same("BASE TABLE")),
         ("number_of_shards", ints(tables.iter().map(|_| 1))),
         ("number_of_replicas", same("0")),
-        ("column_policy", same("dynamic")),
+        ("column_policy", texts(tables.iter().map(policy))),
+        ("partitioned_by", Arc::new(partitioned_by.finish())),
     ]
 }
 
-fn columns_of(tables: &[TableInfo]) -> Columns {
-    let columns: Vec<_> = tables
-        .iter()
-        .flat_map(|table| table.schema.fields().iter().zip(1_i32..).map(move |(field, at)| (table, field, at)))
-        .collect();
-    let precision = |data_type: &DataType| match data_type {
+/// A column, or a key of one.
+struct Listed<'a> {
+    table: &'a str,
+    name: String,
+    position: i32,
+    type_name: String,
+    number: Option<(i32, i32)>,
+    length: Option<i32>,
+    nullable: bool,
+    default: Option<&'a str>,
+}
+
+fn listed(table: &TableInfo) -> Vec<Listed<'_>> {
+    let number = |data_type: &DataType| match data_type {
         DataType::Decimal128(precision, scale) => Some((i32::from(*precision), i32::from(*scale))),
         DataType::Int64 => Some((64, 0)),
         DataType::Int32 => Some((32, 0)),
+        DataType::Int16 => Some((16, 0)),
+        DataType::Int8 => Some((8, 0)),
         DataType::Float64 => Some((53, 0)),
+        DataType::Float32 => Some((24, 0)),
         _ => None,
     };
+    let Some(declared) = &table.declared else {
+        let columns = table.schema.fields().iter().zip(1..).map(|(field, position)| Listed {
+            table: table.name.as_str(),
+            name: field.name().clone(),
+            position,
+            type_name: type_name(field.data_type()).to_owned(),
+            number: number(field.data_type()),
+            length: None,
+            nullable: field.is_nullable(),
+            default: None,
+        });
+        return columns.collect();
+    };
+    let mut all = Vec::new();
+    for column in &declared.columns {
+        let mut paths = vec![(vec![column.name.clone()], &column.data_type)];
+        while let Some((path, data_type)) = paths.pop() {
+            let is_column = path.len() == 1;
+            all.push(Listed {
+                table: table.name.as_str(),
+                name: value::path(&path),
+                position: i32::try_from(all.len() + 1).unwrap_or(i32::MAX),
+                type_name: data_type.name(),
+                number: number(&data_type.stored()),
+                length: if let Type::Varchar(length) = data_type { i32::try_from(*length).ok() } else { None },
+                nullable: !(is_column && column.not_null),
+                default: column.default.as_deref().filter(|_| is_column),
+            });
+            let object = match data_type {
+                Type::Object(object) => Some(object),
+                Type::Array(item) => {
+                    if let Type::Object(object) = &**item {
+                        Some(object)
+                    } else {
+                        None
+                    }
+                }
+                _ => None,
+            };
+            let keys = object.into_iter().flat_map(|object| object.keys.iter().rev());
+            paths.extend(
+                keys.map(|(key, data_type)| ([path.as_slice(), std::slice::from_ref(key)].concat(), data_type)),
+            );
+        }
+    }
+    all
+}
+
+fn columns_of(tables: &[TableInfo]) -> Columns {
+    let columns: Vec<_> = tables.iter().flat_map(listed).collect();
     let numbers = |pick: fn((i32, i32)) -> i32| -> ArrayRef {
-        Arc::new(columns.iter().map(|(_, field, _)| precision(field.data_type()).map(pick)).collect::<Int32Array>())
+        Arc::new(columns.iter().map(|column| column.number.map(pick)).collect::<Int32Array>())
     };
     vec![
         ("table_catalog", texts(columns.iter().map(|_| CATALOG))),
         ("table_schema", texts(columns.iter().map(|_| SCHEMA))),
-        ("table_name", texts(columns.iter().map(|(table, ..)| table.name.as_str()))),
-        ("column_name", texts(columns.iter().map(|(_, field, _)| field.name().as_str()))),
-        ("ordinal_position", ints(columns.iter().map(|(.., at)| *at))),
-        ("data_type", texts(columns.iter().map(|(_, field, _)| type_name(field.data_type())))),
-        ("is_nullable", texts(columns.iter().map(|(_, field, _)| if field.is_nullable() { "YES" } else { "NO" }))),
+        ("table_name", texts(columns.iter().map(|column| column.table))),
+        ("column_name", texts(columns.iter().map(|column| column.name.as_str()))),
+        ("ordinal_position", ints(columns.iter().map(|column| column.position))),
+        ("data_type", texts(columns.iter().map(|column| column.type_name.as_str()))),
+        ("is_nullable", texts(columns.iter().map(|column| if column.nullable { "YES" } else { "NO" }))),
         ("is_generated", texts(columns.iter().map(|_| "NEVER"))),
-        ("column_default", Arc::new(StringArray::new_null(columns.len()))),
+        ("column_default", Arc::new(columns.iter().map(|column| column.default).collect::<StringArray>())),
         ("numeric_precision", numbers(|(precision, _)| precision)),
         ("numeric_scale", numbers(|(_, scale)| scale)),
-        ("character_maximum_length", Arc::new(Int32Array::new_null(columns.len()))),
+        ("character_maximum_length", Arc::new(columns.iter().map(|column| column.length).collect::<Int32Array>())),
+    ]
+}
+
+/// The tables that have a primary key, each with its key's columns.
+fn keyed(tables: &[TableInfo]) -> Vec<(&TableInfo, &[String])> {
+    let keyed = tables.iter().filter_map(|table| Some((table, table.declared.as_ref()?.primary_key.as_slice())));
+    keyed.filter(|(_, key)| !key.is_empty()).collect()
+}
+
+fn constraint(table: &TableInfo) -> String {
+    format!("{}_pkey", table.name)
+}
+
+fn constraints_of(tables: &[TableInfo]) -> Columns {
+    let keyed = keyed(tables);
+    let names: Vec<String> = keyed.iter().map(|(table, _)| constraint(table)).collect();
+    vec![
+        ("constraint_name", texts(names.iter().map(String::as_str))),
+        ("table_name", texts(keyed.iter().map(|(table, _)| table.name.as_str()))),
+        ("table_schema", texts(keyed.iter().map(|_| SCHEMA))),
+        ("constraint_type", texts(keyed.iter().map(|_| "PRIMARY KEY"))),
+    ]
+}
+
+fn keys_of(tables: &[TableInfo]) -> Columns {
+    let columns = keyed(tables).into_iter();
+    let columns = columns.flat_map(|(table, key)| key.iter().zip(1_i32..).map(move |(name, at)| (table, name, at)));
+    let columns: Vec<_> = columns.collect();
+    let names: Vec<String> = columns.iter().map(|(table, ..)| constraint(table)).collect();
+    vec![
+        ("constraint_name", texts(names.iter().map(String::as_str))),
+        ("table_name", texts(columns.iter().map(|(table, ..)| table.name.as_str()))),
+        ("table_schema", texts(columns.iter().map(|_| SCHEMA))),
+        ("table_catalog", texts(columns.iter().map(|_| CATALOG))),
+        ("column_name", texts(columns.iter().map(|(_, name, _)| name.as_str()))),
+        ("ordinal_position", ints(columns.iter().map(|(.., at)| *at))),
     ]
 }
 

@@ -1,12 +1,12 @@
 //! Record batches in, the rows of CrateDB's answer out, as JSON text: decimals as bare numbers
-//! with every digit, times as milliseconds, maps and structs as objects. Does no IO; appends to
-//! a buffer row by row.
+//! with every digit, times as milliseconds, maps, structs and JSON as objects. Does no IO; appends
+//! to a buffer row by row.
 
 use std::io::Write as _;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float32Array, Float64Array, Int64Array, ListArray, MapArray, StringArray,
-    StructArray, UInt64Array,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float32Array, Float64Array, Int64Array, ListArray, MapArray,
+    StringArray, StructArray, UInt64Array,
 };
 use arrow::compute::cast;
 use arrow::datatypes::{
@@ -16,6 +16,8 @@ use arrow::datatypes::{
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+
+use super::args::Arg;
 
 /// CrateDB's number for a type, as `col_types` has it: a number, or a list `[100,t]`.
 pub(super) fn type_code(data_type: &DataType) -> String {
@@ -29,7 +31,7 @@ pub(super) fn type_code(data_type: &DataType) -> String {
         DataType::Int32 | DataType::UInt16 => 9,
         DataType::Int64 | DataType::UInt32 | DataType::UInt64 => 10,
         DataType::Timestamp(_, Some(_)) => 11,
-        DataType::Map(..) | DataType::Struct(_) => 12,
+        DataType::Map(..) | DataType::Struct(_) | DataType::Binary => 12,
         DataType::Timestamp(_, None) => 15,
         DataType::Interval(_) | DataType::Duration(_) => 17,
         DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => 22,
@@ -65,6 +67,22 @@ pub(super) fn rows(batch: &RecordBatch, first: bool, out: &mut Vec<u8>) -> Resul
     Ok(())
 }
 
+/// What stands in a column's rows, as arguments that say the same.
+///
+/// # Errors
+/// It cannot be shown.
+pub(super) fn args(column: &ArrayRef) -> Result<Vec<Arg>, ArrowError> {
+    let cells = Cells::of(column)?;
+    let mut text = Vec::new();
+    let arg = |row: usize| {
+        text.clear();
+        cells.write(row, &mut text)?;
+        let arg = std::str::from_utf8(&text).ok().and_then(Arg::of_text);
+        arg.ok_or_else(|| ArrowError::JsonError("a value has no JSON".to_owned()))
+    };
+    (0..column.len()).map(arg).collect()
+}
+
 /// A column, in the one form of its kind.
 enum Cells {
     Nulls,
@@ -74,6 +92,8 @@ enum Cells {
     Single(Float32Array),
     Double(Float64Array),
     Text(StringArray),
+    /// Objects, which are JSON already.
+    Json(BinaryArray),
     Narrow(arrow::array::Decimal128Array, i8),
     Wide(arrow::array::Decimal256Array, i8),
     Map(MapArray, Box<Cells>, Box<Cells>),
@@ -100,6 +120,7 @@ impl Cells {
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
                 Self::Text(cast(array, &DataType::Utf8)?.as_string::<i32>().clone())
             }
+            DataType::Binary => Self::Json(array.as_binary::<i32>().clone()),
             DataType::Dictionary(_, value) => Self::of(&cast(array, value)?)?,
             DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => {
                 let wide = cast(array, &DataType::Decimal128(*precision, *scale))?;
@@ -151,6 +172,7 @@ impl Cells {
             Self::Single(array) => array.is_null(row),
             Self::Double(array) => array.is_null(row),
             Self::Text(array) => array.is_null(row),
+            Self::Json(array) => array.is_null(row),
             Self::Narrow(array, _) => array.is_null(row),
             Self::Wide(array, _) => array.is_null(row),
             Self::Map(array, ..) => array.is_null(row),
@@ -174,6 +196,7 @@ impl Cells {
             Self::Single(array) => float(array.value(row), array.value(row).is_finite(), out)?,
             Self::Double(array) => float(array.value(row), array.value(row).is_finite(), out)?,
             Self::Text(array) => quoted(array.value(row), out)?,
+            Self::Json(array) => out.extend_from_slice(array.value(row)),
             Self::Narrow(array, scale) => decimal(&array.value(row).to_string(), *scale, out),
             Self::Wide(array, scale) => decimal(&array.value(row).to_string(), *scale, out),
             Self::Map(array, keys, values) => {

@@ -29,6 +29,43 @@ pub enum SqlError {
     /// A form that is not taken here.
     #[error("{0}")]
     Unsupported(String),
+    /// What nobody may do by a statement, or this user not.
+    #[error("{0}")]
+    Unauthorized(String),
+    /// The table is kept by others.
+    #[error("The relation \"{relation}\" doesn't support or allow {operation} operations")]
+    Inaccessible {
+        /// The table.
+        relation: String,
+        /// What was to be done to it.
+        operation: &'static str,
+    },
+    /// No name of a table's.
+    #[error("Relation name \"{0}\" is invalid.")]
+    RelationName(String),
+    /// The table is there already.
+    #[error("Relation '{0}' already exists.")]
+    RelationExists(String),
+    /// No name of a column's.
+    #[error("{0}")]
+    ColumnName(String),
+    /// A column cannot be written like this.
+    #[error("Validation failed for {column}: {reason}")]
+    Validation {
+        /// The column.
+        column: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A row of the same key is there.
+    #[error("A document with the same primary key exists already")]
+    Duplicate,
+    /// A row to be deleted by its key is not there.
+    #[error("[{0}]: document missing")]
+    Missing(String),
+    /// Values of several types in one array.
+    #[error("{0}")]
+    Mixed(String),
     /// There is no such table.
     #[error("Relation '{0}' unknown")]
     RelationUnknown(String),
@@ -75,6 +112,15 @@ impl SqlError {
             Self::Write(_) => "ReadOnlyException",
             Self::Privilege(..) => "MissingPrivilegeException",
             Self::Unsupported(_) => "UnsupportedFeatureException",
+            Self::Unauthorized(_) => "UnauthorizedException",
+            Self::Inaccessible { .. } => "OperationOnInaccessibleRelationException",
+            Self::RelationName(_) => "InvalidRelationName",
+            Self::RelationExists(_) => "RelationAlreadyExists",
+            Self::ColumnName(_) => "InvalidColumnNameException",
+            Self::Validation { .. } => "ColumnValidationException",
+            Self::Duplicate => "DuplicateKeyException",
+            Self::Missing(_) => "DocumentMissingException",
+            Self::Mixed(_) => "ClassCastException",
             Self::RelationUnknown(_) => "RelationUnknown",
             Self::SchemaUnknown(_) => "SchemaUnknownException",
             Self::ColumnUnknown(_) => "ColumnUnknownException",
@@ -96,15 +142,23 @@ impl SqlError {
             Self::Syntax(_) | Self::Invalid(_) => 4000,
             Self::Store(error) if error.is_callers() => 4000,
             Self::Unsupported(_) | Self::FunctionUnknown(_) => 4004,
+            Self::RelationName(_) => 4002,
+            Self::Validation { .. } => 4003,
             Self::ColumnAmbiguous(_) => 4006,
+            Self::Inaccessible { .. } => 4007,
+            Self::ColumnName(_) => 4008,
+            Self::Unauthorized(_) => 4010,
             Self::Privilege(..) => 4011,
             Self::Write(_) => 4031,
             Self::RelationUnknown(_) => 4041,
             Self::ColumnUnknown(_) => 4043,
             Self::SchemaUnknown(_) => 4045,
+            Self::Duplicate => 4091,
+            Self::RelationExists(_) => 4093,
             Self::Rows(_) | Self::Time(_) => 5005,
             Self::Busy(_) => 5030,
-            Self::Memory(_) | Self::Store(_) | Self::Engine(_) => 5000,
+            Self::Missing(_) => 40411,
+            Self::Memory(_) | Self::Store(_) | Self::Engine(_) | Self::Mixed(_) => 5000,
         }
     }
 
@@ -124,6 +178,10 @@ impl From<StoreError> for SqlError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Query { source } => (*source).into(),
+            StoreError::Change { table, source } => match source.downcast::<Self>() {
+                Ok(said) => *said,
+                Err(source) => Self::Store(StoreError::Change { table, source }),
+            },
             other => Self::Store(other),
         }
     }
@@ -143,7 +201,10 @@ impl From<DataFusionError> for SqlError {
                 Ok(store) => (*store).into(),
                 Err(inner) => match inner.downcast::<E>() {
                     Ok(inner) => (*inner).into(),
-                    Err(inner) => Self::Engine(report::one_line(&*inner)),
+                    Err(inner) => match inner.downcast::<Self>() {
+                        Ok(ours) => *ours,
+                        Err(inner) => Self::Engine(report::one_line(&*inner)),
+                    },
                 },
             },
             other => Self::shared(&other),

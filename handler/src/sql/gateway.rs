@@ -1,9 +1,11 @@
-//! CrateDB's `POST /_sql`, without the HTTP around it: a request's JSON in, [`Rows`] out as the
-//! text of CrateDB's answer, in pieces.
+//! CrateDB's `POST /_sql`, without the HTTP around it: a request's JSON in, [`Rows`] or what a bulk
+//! request has done out, as the text of CrateDB's answer, in pieces.
 //!
 //! The first piece is made before anything is sent, so that a statement that fails early fails
 //! as CrateDB's does. A failure after that ends the stream with an error: the body is broken
 //! off, and never a well-formed short answer. Holds one batch and one piece of text.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -11,7 +13,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{Arg, Rows, SqlError, encode};
+use super::{Arg, Engine, Options, Rows, SqlError, encode};
 
 /// How much text is made before it is handed on.
 const PIECE_BYTES: usize = 64 << 10;
@@ -25,13 +27,25 @@ pub struct Request {
     pub statement: String,
     /// Its arguments.
     pub args: Vec<Arg>,
+    /// Several sets of arguments in their place, one for each time the statement is carried out.
+    pub bulk: Option<Bulk>,
+}
+
+/// The sets of arguments of a bulk request: an array of arrays, read when it is carried out.
+#[derive(Clone, Debug)]
+pub struct Bulk(Box<RawValue>);
+
+impl From<Bulk> for Arc<RawValue> {
+    fn from(bulk: Bulk) -> Self {
+        bulk.0.into()
+    }
 }
 
 impl Request {
     /// Reads a request's body.
     ///
     /// # Errors
-    /// It is not of CrateDB's form, or asks for a bulk operation, which no query is.
+    /// It is not of CrateDB's form.
     pub fn read(body: &[u8]) -> Result<Self, SqlError> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -52,13 +66,14 @@ impl Request {
         if given(json.args) && given(json.bulk_args) {
             return Err(source("request body contains args and bulk_args. It's forbidden to provide both"));
         }
-        if given(json.bulk_args) {
-            // What writes is told so; for the rest CrateDB has no bulk form either.
-            super::parse::parse(&statement)?;
-            return Err(SqlError::Unsupported(
-                "Bulk operations for statements that return result sets is not supported".to_owned(),
-            ));
-        }
+        let bulk = match json.bulk_args {
+            Some(raw) if given(Some(raw)) => {
+                serde_json::from_str::<Vec<&RawValue>>(raw.get())
+                    .map_err(|_| source("Field [bulk_args] has no array"))?;
+                Some(Bulk(raw.to_owned()))
+            }
+            _ => None,
+        };
         let args = match json.args {
             Some(raw) if given(Some(raw)) => {
                 let args: Vec<&RawValue> =
@@ -67,8 +82,50 @@ impl Request {
             }
             _ => Vec::new(),
         };
-        Ok(Self { statement, args })
+        Ok(Self { statement, args, bulk })
     }
+
+    /// Carries out the request, and makes its answer up to the first piece.
+    ///
+    /// # Errors
+    /// It failed before that.
+    pub async fn answer(
+        self,
+        engine: &Engine,
+        options: &Options,
+        types: bool,
+        began: Instant,
+    ) -> Result<Answer, SqlError> {
+        let Self { statement, args, bulk } = self;
+        match bulk {
+            None => answer(engine.execute(&statement, &args, options).await?, types, began).await,
+            Some(bulk) => {
+                let results = engine.execute_bulk(&statement, bulk, options).await?;
+                Ok(Answer::Whole(results_of(&results, types, began)))
+            }
+        }
+    }
+}
+
+/// What became of each set of arguments.
+fn results_of(results: &[Result<u64, SqlError>], types: bool, began: Instant) -> Bytes {
+    let results: Vec<String> = results
+        .iter()
+        .map(|result| match result {
+            Ok(count) => format!("{{\"rowcount\":{count}}}"),
+            Err(error) => {
+                let message = serde_json::Value::from(error.message());
+                format!("{{\"rowcount\":-2,\"error\":{{\"code\":{},\"message\":{message}}}}}", error.code())
+            }
+        })
+        .collect();
+    let types = if types { "\"col_types\":[]," } else { "" };
+    let duration = milliseconds(began);
+    format!("{{\"cols\":[],{types}\"duration\":{duration},\"results\":[{}]}}", results.join(",")).into()
+}
+
+fn milliseconds(began: Instant) -> f64 {
+    began.elapsed().as_secs_f64() * 1000.0
 }
 
 fn source(text: &str) -> SqlError {
@@ -91,6 +148,12 @@ pub enum Answer {
 /// # Errors
 /// The statement failed before that.
 pub async fn answer(rows: Rows, types: bool, began: Instant) -> Result<Answer, SqlError> {
+    if let Some(affected) = rows.affected() {
+        let types = if types { "\"col_types\":[]," } else { "" };
+        let duration = milliseconds(began);
+        let text = format!("{{\"cols\":[],{types}\"rows\":[[]],\"rowcount\":{affected},\"duration\":{duration}}}");
+        return Ok(Answer::Whole(text.into()));
+    }
     let mut text = Text::new(rows, types, began);
     let first = text.piece().await?;
     if text.ended {
@@ -138,7 +201,7 @@ impl Text {
                 None => match self.rows.next().await? {
                     Some(batch) => (batch, 0),
                     None => {
-                        let duration = self.began.elapsed().as_secs_f64() * 1000.0;
+                        let duration = milliseconds(self.began);
                         let end = format!("],\"rowcount\":{},\"duration\":{duration}}}", self.count);
                         self.written.extend_from_slice(end.as_bytes());
                         self.ended = true;
@@ -185,8 +248,7 @@ mod tests {
             (br#"{"args": []}"#, 4000, "stmt"),
             (br#"{"stmt": "select 1", "args": {}}"#, 4000, "args"),
             (br#"{"stmt": "select 1", "args": [1], "bulk_args": [[1]]}"#, 4000, "both"),
-            (br#"{"stmt": "select 1", "bulk_args": [[1]]}"#, 4004, "Bulk"),
-            (br#"{"stmt": "insert into t (a) values (?)", "bulk_args": [[1]]}"#, 4031, "INSERT"),
+            (br#"{"stmt": "select 1", "bulk_args": {}}"#, 4000, "bulk_args"),
         ] {
             let error = Request::read(body).expect_err("no request");
             assert_eq!(error.code(), code, "{error}");

@@ -9,47 +9,66 @@
 //! it are spilled to disk), and per running statement a few batches in flight.
 
 mod args;
+mod assign;
 mod catalog;
+mod change;
+mod ddl;
+mod dml;
 mod encode;
 mod error;
 mod functions;
 pub mod gateway;
+mod insert;
 mod interrupt;
+mod object;
 mod parse;
 mod rewrite;
+mod statement;
 #[cfg(test)]
 mod tests;
+mod value;
+mod write;
+#[cfg(test)]
+mod write_tests;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use chrono::{DateTime, Utc};
 use datafusion::catalog::CatalogProvider;
 use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::execution::{FunctionRegistry, SendableRecordBatchStream};
+use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::logical_expr::{LogicalPlanBuilder, ScalarUDF, cast};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as EngineStatement;
-use datafusion::sql::sqlparser::ast::{Expr, Statement};
+use datafusion::sql::sqlparser::ast::{Expr, ObjectName, Statement};
 use futures::StreamExt;
 use serde::Deserialize;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::runtime::Runtime;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::args::Arg;
 pub use self::catalog::NODE;
 pub use self::error::SqlError;
+pub use self::gateway::Bulk;
+use self::insert::ArgSets;
 use self::interrupt::{Interruptible, Workers};
 pub use self::parse::MAX_STATEMENT_BYTES;
-use self::rewrite::{Rewritten, Session, version_schema};
+use self::rewrite::{Rewritten, Session, folded, version_schema};
+use self::statement::{Parsed, Write};
+use self::write::{Done, Writer};
 use crate::auth::{Caller, Right};
-use crate::store::{Query, StoreRead};
+use crate::ident::TableName;
+use crate::store::declared::{create_statement, quoted};
+use crate::store::{Query, Store, StoreEdit, StoreRead};
 use costream_common::config::Span;
 
 /// The release of CrateDB whose answers ours are like.
@@ -64,6 +83,8 @@ pub const CATALOG: &str = "crate";
 const N_WAITING: usize = 64;
 /// Batches waiting for a client; one ready, one in the making.
 const N_READY_BATCHES: usize = 1;
+/// What a statement that writes leaves for its client: the rows it returns, and their end.
+const N_RETURNED: usize = 2;
 /// The longest time a statement may be given: what a clock can add.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// Rows of a batch on its way to a client.
@@ -110,6 +131,8 @@ pub struct Options {
 #[derive(Clone)]
 pub struct Engine {
     store: Arc<dyn StoreRead>,
+    /// Nothing in an engine that reads only.
+    edit: Option<Arc<dyn StoreEdit>>,
     limits: Limits,
     running: Arc<Semaphore>,
     present: Arc<Semaphore>,
@@ -134,10 +157,17 @@ pub struct Rows {
     max_rows: u64,
     rows: u64,
     ended: bool,
+    affected: Option<i64>,
     _wanted: DropGuard,
 }
 
 impl Rows {
+    /// How many rows a statement that writes has changed, -1 where CrateDB does not say; nothing for
+    /// one that reads. There are no rows to come then.
+    pub fn affected(&self) -> Option<i64> {
+        self.affected
+    }
+
     /// The columns' types, in order. Their names are the engine's; show [`Rows::columns`].
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
@@ -174,11 +204,12 @@ impl Rows {
 }
 
 impl Engine {
-    /// An engine over a store.
+    /// An engine that reads a store.
     pub fn new(store: Arc<dyn StoreRead>, limits: Limits) -> Self {
         let running = limits.concurrency.clamp(1, Semaphore::MAX_PERMITS / 2);
         Self {
             store,
+            edit: None,
             limits,
             running: Arc::new(Semaphore::new(running)),
             present: Arc::new(Semaphore::new(running + N_WAITING)),
@@ -186,38 +217,159 @@ impl Engine {
         }
     }
 
+    /// An engine that reads and writes a store.
+    pub fn writing(store: &Store, limits: Limits) -> Self {
+        Self { edit: Some(store.edit.clone()), ..Self::new(store.read.clone(), limits) }
+    }
+
     /// What statements may use.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Starts a statement: it is parsed, planned and begun.
+    /// Starts a statement that reads: it is parsed, planned and begun. One that writes is carried out.
     ///
     /// # Errors
-    /// The caller may not read; it is no statement that reads, names what is not there, or cannot be started.
+    /// It is no statement, names what is not there, is not the caller's to make, or cannot be started; or
+    /// what it would write is refused, and then nothing has changed.
     pub async fn execute(&self, statement: &str, args: &[Arg], options: &Options) -> Result<Rows, SqlError> {
-        options.caller.require(Right::Read).map_err(|lacking| SqlError::Privilege("DQL", lacking.user))?;
+        let turn = self.turn(options)?;
+        let may_read =
+            || options.caller.require(Right::Read).map_err(|lacking| SqlError::Privilege("DQL", lacking.user));
+        let read = match parse::parse(statement)? {
+            Parsed::Read(read) => may_read().map(|()| *read)?,
+            Parsed::ShowCreate(table) => {
+                may_read()?;
+                self.show_create(&table, &turn.session).await?
+            }
+            Parsed::Write(write) => {
+                let (timeout, deadline) = (turn.timeout, turn.deadline);
+                let wanted = turn.stop.clone().drop_guard();
+                let (columns, returned, affected) = match self
+                    .write(*write, ArgSets::One(args.into()), options, turn)
+                    .await?
+                {
+                    Done::Count(count) => (None, RecordBatch::new_empty(SchemaRef::new(Schema::empty())), Some(count)),
+                    Done::Returned(columns, rows) => (columns, rows, None),
+                    Done::Each(_) => return Err(broke_off()),
+                };
+                let schema = returned.schema();
+                let (tell, batches) = mpsc::channel(N_RETURNED);
+                for batch in [Some(returned), None] {
+                    tell.try_send(Ok(batch)).map_err(|_| broke_off())?;
+                }
+                let names = || schema.fields().iter().map(|field| field.name().clone()).collect();
+                let columns = columns.filter(|columns| columns.len() == schema.fields().len()).unwrap_or_else(names);
+                let max_rows = self.limits.max_rows;
+                return Ok(Rows {
+                    schema,
+                    columns,
+                    batches,
+                    deadline,
+                    timeout,
+                    max_rows,
+                    rows: 0,
+                    ended: false,
+                    affected,
+                    _wanted: wanted,
+                });
+            }
+        };
+        self.read(rewrite::rewrite(read, args, &turn.session)?, options, turn).await
+    }
+
+    /// Carries out a statement that writes, once for each set of arguments; says for each how many
+    /// rows it has changed, or why none.
+    ///
+    /// # Errors
+    /// As [`Engine::execute`]; a statement that reads has no such form.
+    pub async fn execute_bulk(
+        &self,
+        statement: &str,
+        bulk: Bulk,
+        options: &Options,
+    ) -> Result<Vec<Result<u64, SqlError>>, SqlError> {
+        let turn = self.turn(options)?;
+        let Parsed::Write(write) = parse::parse(statement)? else {
+            return Err(SqlError::Unsupported(
+                "Bulk operations for statements that return result sets is not supported".to_owned(),
+            ));
+        };
+        let _wanted = turn.stop.clone().drop_guard();
+        match self.write(*write, ArgSets::Bulk(bulk.into()), options, turn).await? {
+            Done::Each(results) => Ok(results),
+            Done::Count(_) | Done::Returned(..) => {
+                Err(SqlError::Unsupported("bulk_args is for INSERT, UPDATE and DELETE".to_owned()))
+            }
+        }
+    }
+
+    /// A statement's place among those that are present, and its time.
+    fn turn(&self, options: &Options) -> Result<Turn, SqlError> {
         let timeout = self.limits.timeout.0.min(LONGEST_TIMEOUT);
-        let deadline = Instant::now() + timeout;
-        let busy = || SqlError::Busy(self.limits.concurrency + N_WAITING);
-        let present = Arc::clone(&self.present).try_acquire_owned().map_err(|_| busy())?;
-        let options = options.clone();
+        let present = Arc::clone(&self.present).try_acquire_owned().map_err(|_| self.busy())?;
         let session = Session {
             schema: options.schema.clone().unwrap_or_else(|| SCHEMA.to_owned()),
             user: options.caller.name.to_string(),
             version: VERSION,
         };
-        let rewritten = rewrite::rewrite(parse::parse(statement)?, args, &session)?;
-        let in_time = tokio::time::timeout_at(deadline, Arc::clone(&self.running).acquire_owned()).await;
-        let running = in_time.map_err(|_| SqlError::Time(timeout))?.map_err(|_| busy())?;
+        Ok(Turn { present, session, timeout, deadline: Instant::now() + timeout, stop: CancellationToken::new() })
+    }
 
-        let stop = CancellationToken::new();
+    fn busy(&self) -> SqlError {
+        SqlError::Busy(self.limits.concurrency + N_WAITING)
+    }
+
+    /// Waits for a place among those that run.
+    async fn running(&self, turn: &Turn) -> Result<OwnedSemaphorePermit, SqlError> {
+        let in_time = tokio::time::timeout_at(turn.deadline, Arc::clone(&self.running).acquire_owned()).await;
+        in_time.map_err(|_| SqlError::Time(turn.timeout))?.map_err(|_| self.busy())
+    }
+
+    fn runtime(&self) -> Result<&Runtime, SqlError> {
+        self.workers.runtime().ok_or_else(|| SqlError::Engine("no threads for statements".to_owned()))
+    }
+
+    async fn write(&self, write: Write, args: ArgSets, options: &Options, turn: Turn) -> Result<Done, SqlError> {
+        let Some(edit) = self.edit.clone() else { return Err(SqlError::Write(write.operation().to_owned())) };
+        let running = self.running(&turn).await?;
+        let Turn { present, session, timeout, deadline, stop } = turn;
+        let writer = Writer { store: self.store.clone(), edit, options: options.clone(), session, stop: stop.clone() };
+        let work = self.runtime()?.spawn(async move {
+            let _places = [present, running];
+            stop.run_until_cancelled(writer.run(write, args)).await
+        });
+        let done = tokio::time::timeout_at(deadline, work).await.map_err(|_| SqlError::Time(timeout))?;
+        done.map_err(|_| broke_off())?.ok_or_else(broke_off)?
+    }
+
+    /// `SHOW CREATE TABLE` as the query that says it.
+    async fn show_create(&self, table: &ObjectName, session: &Session) -> Result<Statement, SqlError> {
+        let parts: Vec<String> = table.0.iter().filter_map(|part| part.as_ident()).map(folded).collect();
+        let (schema, name) = match parts.as_slice() {
+            [name] => (session.schema.as_str(), name),
+            [schema, name] => (schema.as_str(), name),
+            _ => return Err(SqlError::RelationUnknown(table.to_string())),
+        };
+        let name = TableName::new(name).ok().filter(|known| known.as_str() == name && schema == SCHEMA);
+        let tables = self.store.tables().await?;
+        let info = tables.into_iter().find(|info| Some(&info.name) == name.as_ref());
+        let declared = info.and_then(|info| info.declared.map(|declared| (info.name, declared)));
+        let (name, declared) = declared.ok_or_else(|| SqlError::RelationUnknown(table.to_string()))?;
+        let qualified = format!("{}.{}", quoted(SCHEMA), quoted(name.as_str()));
+        let literal = Arg::Text(create_statement(&qualified, &declared)).literal();
+        parse::parse_read(&format!("SELECT {literal} AS \"SHOW CREATE TABLE {SCHEMA}.{name}\""))
+    }
+
+    async fn read(&self, rewritten: Rewritten, options: &Options, turn: Turn) -> Result<Rows, SqlError> {
+        let running = self.running(&turn).await?;
+        let Turn { present, session, timeout, deadline, stop } = turn;
         let wanted = stop.clone().drop_guard();
+        let options = options.clone();
         let (tell_head, head) = oneshot::channel();
         let (tell, batches) = mpsc::channel(N_READY_BATCHES);
         let store = Arc::clone(&self.store);
-        let runtime = self.workers.runtime().ok_or_else(|| SqlError::Engine("no threads for statements".to_owned()))?;
-        runtime.spawn(async move {
+        self.runtime()?.spawn(async move {
             // Given back when the work is over, which may be later than when nobody wants it.
             let _places = [present, running];
             let work = async {
@@ -250,9 +402,19 @@ impl Engine {
             max_rows: self.limits.max_rows,
             rows: 0,
             ended: false,
+            affected: None,
             _wanted: wanted,
         })
     }
+}
+
+/// A statement on its way.
+struct Turn {
+    present: OwnedSemaphorePermit,
+    session: Session,
+    timeout: Duration,
+    deadline: Instant,
+    stop: CancellationToken,
 }
 
 fn broke_off() -> SqlError {
@@ -320,13 +482,23 @@ fn prepared(base: &SessionContext, session: &Session, stop: &CancellationToken) 
     settings.sql_parser.enable_ident_normalization = true;
     settings.sql_parser.map_string_types_to_utf8view = false;
     settings.execution.time_zone = Some("UTC".to_owned());
+    // Ours come first: the engine's own take any subscript for one of a map.
+    let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(object::Objects)];
+    planners.extend(state.expr_planners().iter().cloned());
+    planners.push(Arc::new(functions::Times));
     let state = SessionStateBuilder::new_from_existing(state)
         .with_config(config.with_batch_size(BATCH_ROWS))
+        .with_expr_planners(planners)
         .with_physical_optimizer_rule(Arc::new(Interruptible { stop: stop.clone() }))
         .build();
-    let mut context = SessionContext::new_with_state(state);
-    context.register_expr_planner(Arc::new(functions::Times))?;
-    context.register_udf(ScalarUDF::from(functions::DateTrunc::default()));
+    let context = SessionContext::new_with_state(state);
+    for function in [
+        ScalarUDF::from(functions::DateTrunc::default()),
+        ScalarUDF::from(object::ObjectOf::default()),
+        ScalarUDF::from(object::ObjectKeys::default()),
+    ] {
+        context.register_udf(function);
+    }
     // They make an array of any length in one value, which no limit of ours sees.
     for function in
         ["range", "generate_series", "gen_series", "array_resize", "list_resize", "array_repeat", "list_repeat"]

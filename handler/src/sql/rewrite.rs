@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::ast::{
     TableVersion, TimezoneInfo, Value, ValueWithSpan, VisitMut, VisitorMut,
 };
 
-use super::args::Arg;
+use super::args::{self, Arg};
 use super::error::SqlError;
 
 /// Integers in a list that are compared one by one.
@@ -63,6 +63,18 @@ pub(super) fn rewrite(mut statement: Statement, args: &[Arg], session: &Session)
     }
 }
 
+/// Rewrites an expression of a statement that writes.
+///
+/// # Errors
+/// As [`rewrite`].
+pub(super) fn expression(mut expr: Expr, args: &[Arg], session: &Session) -> Result<Expr, SqlError> {
+    let mut rewriter = Rewriter { args, session, versions: Vec::new(), system: false, functions: HashSet::new() };
+    match expr.visit(&mut rewriter) {
+        ControlFlow::Continue(()) => Ok(expr),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
 /// The names of a query's columns as CrateDB gives them. An item whose name an earlier one
 /// has is given another one for the engine, which wants them distinct.
 fn name_columns(body: &mut SetExpr) -> Option<Vec<String>> {
@@ -99,7 +111,8 @@ fn name_columns(body: &mut SetExpr) -> Option<Vec<String>> {
     }
 }
 
-fn folded(ident: &Ident) -> String {
+/// A name as it is meant: in lower case unless it stands in quotes.
+pub(super) fn folded(ident: &Ident) -> String {
     if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
 }
 
@@ -245,6 +258,31 @@ impl VisitorMut for Rewriter<'_> {
                     *expr = text(value);
                 }
             }
+            Expr::Dictionary(_) => match Arg::of_literal(expr) {
+                Some(object) => *expr = object.literal(),
+                None => {
+                    let text = "an object in a statement holds literals and arguments alone".to_owned();
+                    return ControlFlow::Break(SqlError::Unsupported(text));
+                }
+            },
+            Expr::Cast { data_type: DataType::Custom(name, _), expr: text, .. }
+                if name.to_string().eq_ignore_ascii_case("object") =>
+            {
+                let made = Arg::of_literal(text).and_then(|text| match text {
+                    Arg::Text(text) => Some(args::object_of(text)),
+                    object @ Arg::Object(_) => Some(object.literal()),
+                    Arg::Null => Some(Arg::Null.literal()),
+                    _ => None,
+                });
+                match made {
+                    Some(made) => *expr = made,
+                    None => {
+                        return ControlFlow::Break(SqlError::Invalid(
+                            "an object is cast from its JSON text".to_owned(),
+                        ));
+                    }
+                }
+            }
             Expr::Cast { data_type, .. }
             | Expr::TypedString(datafusion::sql::sqlparser::ast::TypedString { data_type, .. }) => {
                 rename_type(data_type);
@@ -295,7 +333,6 @@ impl Rewriter<'_> {
         }
         let engines = match name.as_str() {
             "any_value" | "arbitrary" => "first_value",
-            "object_keys" => "map_keys",
             "array_unique" => "array_distinct",
             "percentile" => "approx_percentile_cont",
             "curdate" => "current_date",
@@ -416,14 +453,14 @@ fn rename_type(data_type: &mut DataType) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sql::parse::parse;
+    use crate::sql::parse::parse_read;
 
     fn session() -> Session {
         Session { schema: "doc".to_owned(), user: "crate".to_owned(), version: "CrateDB 0" }
     }
 
     fn rewritten(sql: &str, args: &[Arg]) -> Rewritten {
-        rewrite(parse(sql).expect(sql), args, &session()).expect(sql)
+        rewrite(parse_read(sql).expect(sql), args, &session()).expect(sql)
     }
 
     #[test]
@@ -459,7 +496,7 @@ mod tests {
     #[test]
     fn a_missing_argument_is_named() {
         let error =
-            rewrite(parse("SELECT ?, ?").expect("sql"), &[Arg::Null], &session()).err().expect("one is missing");
+            rewrite(parse_read("SELECT ?, ?").expect("sql"), &[Arg::Null], &session()).err().expect("one is missing");
         assert!(error.to_string().contains("argument 2"), "{error}");
     }
 

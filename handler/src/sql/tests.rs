@@ -17,7 +17,7 @@ const ENDLESS: &str =
 fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = DeltaStore::open(DeltaOptions::in_directory(dir.path()).expect("options")).expect("a store");
-    (dir, Store { write: Arc::new(store.clone()), read: Arc::new(store) })
+    (dir, store.into())
 }
 
 async fn charges() -> (tempfile::TempDir, Engine) {

@@ -48,10 +48,23 @@ macro_rules! each_case {
             concurrent_snapshots_of_one_scope_leave_the_latest,
             a_store_holds_few_batches_of_a_long_delivery,
             tables_and_columns_are_listed,
+            a_declared_table_is_made_once_and_described,
+            a_change_is_all_there_or_not_at_all,
+            concurrent_changes_lose_nothing,
+            a_dropped_table_is_gone_and_can_be_made_anew,
+            declared_and_delivered_tables_do_not_mix,
         }
     };
 }
 pub(crate) use each_case;
+
+#[path = "conformance_edit.rs"]
+mod edit;
+pub(crate) use self::edit::{
+    a_change_is_all_there_or_not_at_all, a_declared_table_is_made_once_and_described,
+    a_dropped_table_is_gone_and_can_be_made_anew, concurrent_changes_lose_nothing,
+    declared_and_delivered_tables_do_not_mix,
+};
 
 /// A charge.
 #[derive(Clone, Debug)]
@@ -474,7 +487,7 @@ pub(crate) async fn the_past_can_be_asked_for(store: &Store) {
     assert!(matches!(error, StoreError::NoHistory { .. }), "{error:?}");
 }
 
-fn samples(samples: &[(&str, &str, &str)]) -> RecordBatch {
+pub(crate) fn samples(samples: &[(&str, &str, &str)]) -> RecordBatch {
     let schema = Schema::new(vec![
         ColumnKind::Text.field("series"),
         ColumnKind::Timestamp.field("time"),
@@ -491,7 +504,7 @@ fn samples(samples: &[(&str, &str, &str)]) -> RecordBatch {
     RecordBatch::try_new(Arc::new(schema), columns).expect("a batch")
 }
 
-fn upsert_of(schema: SchemaRef, batches: Batches) -> Upsert {
+pub(crate) fn upsert_of(schema: SchemaRef, batches: Batches) -> Upsert {
     Upsert { table: TableName::metrics(), key: ["series", "time"].map(ColumnName::of).to_vec(), schema, batches }
 }
 

@@ -16,10 +16,14 @@
 //!
 //! Tables are created on first use and take unknown columns; column names are lower case
 //! ([`crate::ident`]). A column's type never changes.
+//!
+//! Beside what is delivered, a store keeps tables that statements make and change ([`StoreEdit`]).
 
 #[cfg(test)]
 pub mod conformance;
+pub mod declared;
 pub mod delta;
+mod edit;
 
 use std::error::Error;
 use std::sync::Arc;
@@ -36,6 +40,8 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use tokio_util::sync::CancellationToken;
 
+pub use self::declared::Declared;
+pub use self::edit::{Change, Ended, StoreEdit};
 use crate::ident::{ColumnName, TableName};
 
 /// What went wrong while the batches of a delivery were made.
@@ -146,6 +152,8 @@ pub struct TableInfo {
     pub schema: SchemaRef,
     /// The columns that its data is partitioned by.
     pub partitioned_by: Vec<String>,
+    /// What `CREATE TABLE` said of it; nothing when a delivery has made it.
+    pub declared: Option<Declared>,
 }
 
 /// The right to read: what a notebook has.
@@ -173,13 +181,15 @@ pub trait StoreRead: Send + Sync {
     fn tables(&self) -> BoxFuture<'_, Result<Vec<TableInfo>, StoreError>>;
 }
 
-/// A store with both rights. Cheap to clone.
+/// A store with all rights. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     /// The right to write.
     pub write: Arc<dyn StoreWrite>,
     /// The right to read.
     pub read: Arc<dyn StoreRead>,
+    /// The right to keep tables of one's own.
+    pub edit: Arc<dyn StoreEdit>,
 }
 
 /// What a store could not do. The table is named; the cause is the source.
@@ -243,6 +253,15 @@ pub enum StoreError {
         /// The time asked for.
         as_of: DateTime<Utc>,
     },
+    /// A change of a table's rows said no, in its own words.
+    #[error("change rows of table {table}")]
+    Change {
+        /// The table.
+        table: TableName,
+        /// What the change said.
+        #[source]
+        source: BatchError,
+    },
     /// A statement cannot be planned or run.
     #[error("query failed")]
     Query {
@@ -257,13 +276,16 @@ impl StoreError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Cut { .. } | Self::Table { .. } | Self::Contended { .. } | Self::Place { .. } => true,
-            Self::Column { .. } | Self::NoHistory { .. } | Self::Query { .. } => false,
+            Self::Column { .. } | Self::NoHistory { .. } | Self::Change { .. } | Self::Query { .. } => false,
         }
     }
 
     /// Whether the fault lies with what was sent, rather than with the store.
     pub fn is_callers(&self) -> bool {
-        matches!(self, Self::Cut { .. } | Self::Column { .. } | Self::NoHistory { .. } | Self::Query { .. })
+        matches!(
+            self,
+            Self::Cut { .. } | Self::Column { .. } | Self::NoHistory { .. } | Self::Change { .. } | Self::Query { .. }
+        )
     }
 }
 

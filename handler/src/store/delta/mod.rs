@@ -12,6 +12,7 @@
 //! [`DeltaOptions::query_memory_bytes`] for queries; besides, the list of a table's files.
 
 mod durable;
+mod edit;
 mod encode;
 #[cfg(test)]
 mod faults;
@@ -53,7 +54,8 @@ use url::Url;
 
 use crate::ident::TableName;
 use crate::store::{
-    BatchError, Committed, Delivery, Query, Store, StoreError, StoreRead, StoreWrite, TableInfo, Upsert, Upserted,
+    BatchError, Change, Committed, Declared, Delivery, Query, Store, StoreEdit, StoreError, StoreRead, StoreWrite,
+    TableInfo, Upsert, Upserted,
 };
 
 pub use files::FileError;
@@ -163,7 +165,7 @@ impl std::fmt::Debug for DeltaStore {
 
 impl From<DeltaStore> for Store {
     fn from(store: DeltaStore) -> Self {
-        Self { write: Arc::new(store.clone()), read: Arc::new(store) }
+        Self { write: Arc::new(store.clone()), read: Arc::new(store.clone()), edit: Arc::new(store) }
     }
 }
 
@@ -245,6 +247,24 @@ impl StoreRead for DeltaStore {
 
     fn tables(&self) -> BoxFuture<'_, Result<Vec<TableInfo>, StoreError>> {
         read::tables(&self.shared).boxed()
+    }
+}
+
+impl StoreEdit for DeltaStore {
+    fn describe<'a>(&'a self, table: &'a TableName) -> BoxFuture<'a, Result<Option<TableInfo>, StoreError>> {
+        self.shared.describe(table).boxed()
+    }
+
+    fn create<'a>(&'a self, table: &'a TableName, declared: &'a Declared) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.shared.create(table, declared).boxed()
+    }
+
+    fn drop_table<'a>(&'a self, table: &'a TableName) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.shared.drop_table(table).boxed()
+    }
+
+    fn edit<'a>(&'a self, table: &'a TableName, change: &'a mut dyn Change) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.shared.edit(table, change).boxed()
     }
 }
 
@@ -417,6 +437,7 @@ async fn wait(attempt: u32) {
 
 /// Refuses to replace rows in a table that is kept by key.
 fn check_by_scope(table: &Table, state: Option<&State>, layout: &Layout) -> Result<(), StoreError> {
+    let state = state.filter(|state| !state.is_dropped());
     let partitioned = |column: &str| layout.partition_columns.iter().any(|name| name == column);
     let stamped = state.is_none_or(|state| state.schema.field(X_SNAPSHOT).is_some());
     if stamped && partitioned(X_SOURCE) && partitioned(X_SCOPE) {

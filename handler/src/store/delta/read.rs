@@ -11,22 +11,24 @@ use datafusion::catalog::{
     CatalogProvider, CatalogProviderList as _, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider,
     TableProvider,
 };
-use datafusion::common::{DataFusionError, ParamValues};
+use datafusion::common::metadata::FieldMetadata;
+use datafusion::common::{Column, DataFusionError, ParamValues};
+use datafusion::datasource::{ViewTable, provider_as_source};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
-use datafusion::logical_expr::AggregateUDF;
+use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlanBuilder, UNNAMED_TABLE, cast};
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
 use deltalake::DeltaTable;
 use deltalake::delta_datafusion::{DeltaScanConfig, DeltaScanNext};
 
 use super::sum::CheckedSum;
-use super::{DeltaOptions, Shared};
+use super::{DeltaOptions, Shared, edit};
 use crate::ident::TableName;
-use crate::store::{Query, StoreError, TableInfo};
+use crate::store::{Declared, Query, StoreError, TableInfo};
 
 /// The catalog's and the schema's name, as CrateDB calls them.
 const CATALOG: &str = "crate";
@@ -120,8 +122,9 @@ pub(super) async fn tables(store: &Arc<Shared>) -> Result<Vec<TableInfo>, StoreE
         let table = store.table(&name)?;
         if let Some(state) = table.latest().await? {
             let snapshot = state.snapshot().map_err(|e| table.failed("open", e))?;
-            let schema = table.arrow_schema(&snapshot.schema())?;
-            tables.push(TableInfo { name, schema, partitioned_by: snapshot.metadata().partition_columns().to_vec() });
+            if !edit::is_dropped(snapshot.metadata()) {
+                tables.push(edit::info(&table, snapshot.metadata(), &snapshot.schema())?);
+            }
         }
     }
     Ok(tables)
@@ -174,7 +177,7 @@ impl Doc {
             Some(time) => table.as_of(time).await,
         };
         let Some(state) = state.map_err(external)? else { return Ok(None) };
-        let provider = provider(&self.store, &state)?;
+        let Some(provider) = provider(&self.store, &state)? else { return Ok(None) };
         Ok(Some(self.opened().entry(name).or_insert(provider).clone()))
     }
 
@@ -183,13 +186,35 @@ impl Doc {
     }
 }
 
-fn provider(store: &Shared, state: &DeltaTable) -> Result<Arc<dyn TableProvider>, DataFusionError> {
+/// A table as statements see it; nothing when it has been dropped.
+fn provider(store: &Shared, state: &DeltaTable) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+    let metadata = state.snapshot().map_err(DataFusionError::from)?.metadata();
+    if edit::is_dropped(metadata) {
+        return Ok(None);
+    }
+    let declared = edit::declared(metadata).map_err(DataFusionError::External)?;
     // All sessions share the runtime in which this makes the table's files known.
     state.update_datafusion_session(&store.session)?;
     let snapshot = state.snapshot().map_err(DataFusionError::from)?.snapshot().clone();
     let mut config = DeltaScanConfig::new().with_wrap_partition_values(false);
     config.schema_force_view_types = false;
-    Ok(Arc::new(DeltaScanNext::new(snapshot, config)?))
+    let stored: Arc<dyn TableProvider> = Arc::new(DeltaScanNext::new(snapshot, config)?);
+    match declared {
+        Some(declared) => Ok(Some(Arc::new(shown(stored, &declared)?))),
+        None => Ok(Some(stored)),
+    }
+}
+
+/// A declared table's columns by the names and types it was given.
+fn shown(stored: Arc<dyn TableProvider>, declared: &Declared) -> Result<ViewTable, DataFusionError> {
+    let columns = declared.columns.iter().map(|column| {
+        let (from, to) = (column.data_type.stored(), column.data_type.shown());
+        let value = Expr::Column(Column::new_unqualified(column.stored.as_str()));
+        let value = if from == to { value } else { cast(value, to) };
+        value.alias_with_metadata(&column.name, Some(FieldMetadata::from(column.data_type.metadata())))
+    });
+    let scan = LogicalPlanBuilder::scan(UNNAMED_TABLE, provider_as_source(stored), None)?;
+    Ok(ViewTable::new(scan.project(columns)?.build()?, None))
 }
 
 impl SchemaProvider for Doc {

@@ -29,8 +29,9 @@ use futures::TryStreamExt as _;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 
 use super::files::{DataFile, FileError};
-use super::{MAX_TRIES, stats, wait};
+use super::{MAX_TRIES, edit, stats, wait};
 use crate::ident::TableName;
+use crate::store::declared::SETTING;
 use crate::store::{BatchError, StoreError};
 
 /// Partition column of tables that have it, behind source and scope.
@@ -334,6 +335,8 @@ impl Table {
         columns: &[Field],
         settings: &HashMap<String, String>,
     ) -> Result<Layout, StoreError> {
+        let dropped = state.filter(|state| state.is_dropped());
+        let state = state.filter(|state| !state.is_dropped());
         let mut columns = columns.to_vec();
         if state.is_none() && self.name == TableName::costs() && !columns.iter().any(|field| field.name() == PERIOD) {
             columns.insert(0, ColumnKind::Timestamp.field(PERIOD));
@@ -347,14 +350,8 @@ impl Table {
                 .collect();
             let metadata = new_metadata(&wanted, partition_columns.clone(), settings.iter())
                 .map_err(|e| self.failed("describe", e))?;
-            // Anybody's reader takes these versions.
-            let protocol: Protocol = serde_json::from_str(r#"{"minReaderVersion":1,"minWriterVersion":2}"#)
-                .map_err(|e| self.failed("describe", e))?;
-            return Ok(Layout {
-                schema: wanted,
-                partition_columns,
-                change: vec![Action::Protocol(protocol), Action::Metadata(metadata)],
-            });
+            let change = self.first_actions(dropped, metadata)?;
+            return Ok(Layout { schema: wanted, partition_columns, change });
         };
         let present = &state.schema;
         let mut new: Vec<StructField> = Vec::new();
@@ -379,6 +376,18 @@ impl Table {
             StructType::try_new(present.fields().cloned().chain(new)).map_err(|e| self.failed("describe", e))?;
         let metadata = metadata.clone().with_schema(&schema).map_err(|e| self.failed("describe", e))?;
         Ok(Layout { schema, partition_columns, change: vec![Action::Metadata(metadata)] })
+    }
+
+    /// What begins a table, or begins one anew that was dropped.
+    pub(super) fn first_actions(&self, dropped: Option<&State>, metadata: Metadata) -> Result<Vec<Action>, StoreError> {
+        let mut actions = vec![Action::Metadata(metadata)];
+        if dropped.is_none() {
+            // Anybody's reader takes these versions.
+            let protocol: Protocol = serde_json::from_str(r#"{"minReaderVersion":1,"minWriterVersion":2}"#)
+                .map_err(|e| self.failed("describe", e))?;
+            actions.insert(0, Action::Protocol(protocol));
+        }
+        Ok(actions)
     }
 
     /// Commits `actions` as the version after `state`; a new table's first when there is none.
@@ -525,6 +534,16 @@ impl State {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Whether the table is there no more: its last commit said so.
+    pub(super) fn is_dropped(&self) -> bool {
+        edit::is_dropped(&self.metadata)
+    }
+
+    /// Whether CREATE TABLE made it.
+    pub(super) fn is_declared(&self) -> bool {
+        self.metadata.configuration().contains_key(SETTING)
     }
 
     /// The files of a scope.

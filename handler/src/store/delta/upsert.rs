@@ -33,6 +33,7 @@ impl Shared {
         let table = self.table(&name)?;
         let key = Key::new(&table, key.iter().map(ToString::to_string).collect(), &schema)?;
         let state = table.state().await?;
+        check_not_declared(&table, state.as_deref())?;
         let layout = table.layout(state.as_deref(), &nullable(&schema), &self.options.settings())?;
         drop(state);
         let mut incoming = Incoming::new(self, table, key, schema, &layout);
@@ -217,6 +218,14 @@ struct Merge {
     done: Upserted,
 }
 
+/// Refuses to deliver into a table that statements keep.
+fn check_not_declared(table: &Table, state: Option<&State>) -> Result<(), StoreError> {
+    if state.is_some_and(|state| state.is_declared() && !state.is_dropped()) {
+        return Err(table.column_error("*", "the table was made by CREATE TABLE: its rows come by INSERT"));
+    }
+    Ok(())
+}
+
 /// Rows of a table's files, by path.
 type Found = HashMap<String, RowSet>;
 
@@ -227,6 +236,7 @@ impl Merge {
         let settings = self.shared.options.settings();
         for attempt in 1..=MAX_TRIES {
             let state = table.state().await?;
+            check_not_declared(table, state.as_deref())?;
             let layout = table.layout(state.as_deref(), &nullable(&self.schema), &settings)?;
             self.check(&layout)?;
             let columns = table.arrow_schema(&layout.schema)?;

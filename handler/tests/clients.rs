@@ -1,5 +1,7 @@
-//! CrateDB's own clients, `crate` and `crash` from PyPI, against a served handler.
+//! CrateDB's own clients from PyPI against a served handler: `crate` and `crash`, and what stands on
+//! `crate` and writes, SQLAlchemy and pandas.
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
@@ -20,18 +22,23 @@ use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
-    let python = python(&["crate==2.3.0", "crash==0.32.0"]);
+    let readers = python(&["crate==2.3.0", "crash==0.32.0"]);
+    let writers = python(&["crate==2.3.0", "sqlalchemy-cratedb==0.44.0", "pandas==3.1.1"]);
     Suite::new()
-        .claim_with("cratedbs_own_clients_work_against_the_handler", python, |python| {
-            let runtime = tokio::runtime::Runtime::new()?;
-            let (url, _serving) = runtime.block_on(served())?;
-            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients.py");
-            let output = Command::new(python).args([script, &url]).output()?;
-            let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-            anyhow::ensure!(output.status.success() && said.is_empty(), "{said}");
-            Ok(())
-        })
+        .claim_with("cratedbs_own_clients_work_against_the_handler", readers, |python| silent(&python, "clients.py"))
+        .claim_with("what_writes_through_cratedbs_client_works_too", writers, |python| silent(&python, "writers.py"))
         .run()
+}
+
+/// Runs a script against a handler of its own; it says what it did not like.
+fn silent(python: &Path, script: &str) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let (url, _serving) = runtime.block_on(served())?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script);
+    let output = Command::new(python).arg(script).arg(&url).output()?;
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success() && said.is_empty(), "{said}");
+    Ok(())
 }
 
 /// A handler with three charges on a free port, until the guard is dropped.

@@ -2,7 +2,6 @@
 //! in a directory, through the gateway's own engine, or to a handler's `_sql`; either way rows
 //! are printed as they come.
 
-mod cell;
 mod print;
 mod remote;
 
@@ -16,6 +15,8 @@ use chrono::{DateTime, Utc};
 use costream_common::config::{self, ConfigError, Span};
 use costream_common::http::client::ClientError;
 use costream_handler::config::HandlerConfig;
+use costream_handler::sql::cell;
+pub(crate) use costream_handler::sql::cell::Cell;
 use costream_handler::sql::{Engine, Limits, Options};
 use costream_handler::store::StoreRead;
 use costream_handler::store::delta::{DeltaOptions, DeltaStore, StoreUrl, StoreUrlError};
@@ -23,7 +24,6 @@ use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use url::Url;
 
-pub(crate) use self::cell::Cell;
 pub(crate) use self::print::Printer;
 use self::remote::Remote;
 use crate::Status;

@@ -3,7 +3,8 @@
 
 use std::io::{self, Write};
 
-use super::cell::{Cell, json_text};
+use costream_handler::sql::cell::{Cell, csv_field, csv_line, json_text};
+
 use crate::cli::Format;
 
 /// Rows that an aligned table holds back to find out how wide its columns are.
@@ -50,19 +51,7 @@ impl<W: Write> Printer<W> {
                     self.print_held()?;
                 }
             }
-            Format::Csv if matches!(row.as_slice(), [Cell::Null]) => writeln!(self.out, "\"\"")?,
-            Format::Csv => {
-                for (nth, cell) in row.iter().enumerate() {
-                    if nth > 0 {
-                        write!(self.out, ",")?;
-                    }
-                    // A null is nothing at all, an empty text a pair of quotes.
-                    if let Some(text) = cell.text() {
-                        write!(self.out, "{}", csv_field(text))?;
-                    }
-                }
-                writeln!(self.out)?;
-            }
+            Format::Csv => writeln!(self.out, "{}", csv_line(&row))?,
             Format::Json => {
                 let separator = if self.printed == 0 { "\n" } else { ",\n" };
                 write!(self.out, "{separator}{{")?;
@@ -135,14 +124,6 @@ impl<W: Write> Printer<W> {
 fn aligned_text(cell: &Cell) -> String {
     let text = cell.text().unwrap_or("NULL");
     if text.contains(char::is_control) { text.escape_debug().to_string() } else { text.to_owned() }
-}
-
-fn csv_field(text: &str) -> String {
-    if text.is_empty() || text.contains(['"', ',', '\n', '\r']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text.to_owned()
-    }
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use url::Url;
 
-use super::cell::{Cell, shortest};
 use super::{Answer, Rows, SqlError};
+use costream_handler::sql::cell::{Cell, rfc3339, shortest};
 
 /// Rows handed over at once.
 const CHUNK_ROWS: usize = 512;
@@ -248,7 +248,7 @@ fn cell(json: &str, is_time: bool) -> Result<Cell, serde_json::Error> {
         Some(b'"') => Cell::Text(serde_json::from_str(json)?),
         Some(b'{' | b'[') => Cell::Json(json.to_owned()),
         _ if is_time => match json.parse().ok().and_then(DateTime::from_timestamp_millis) {
-            Some(time) => Cell::Text(super::cell::rfc3339(time.naive_utc())),
+            Some(time) => Cell::Text(rfc3339(time.naive_utc())),
             None => Cell::Number(json.to_owned()),
         },
         _ => Cell::Number(plain(json)),

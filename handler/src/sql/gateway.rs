@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{Arg, Engine, Options, Rows, SqlError, encode};
 
 /// How much text is made before it is handed on.
-const PIECE_BYTES: usize = 64 << 10;
+pub(super) const PIECE_BYTES: usize = 64 << 10;
 /// Rows turned into text at a time.
 const PIECE_ROWS: usize = 256;
 

@@ -11,7 +11,9 @@
 mod args;
 mod assign;
 mod catalog;
+pub mod cell;
 mod change;
+pub mod csv;
 mod ddl;
 mod dml;
 mod encode;

@@ -1,5 +1,4 @@
-//! One value of an answer, as text that has lost nothing: from Arrow here, from the HTTP
-//! answer's JSON in [`super::remote`].
+//! One value of an answer, as text that has lost nothing, for people and for CSV. The gateway's JSON is `encode`'s.
 
 use std::fmt::Write as _;
 
@@ -14,7 +13,7 @@ use chrono::{NaiveDateTime, SecondsFormat};
 
 /// A value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Cell {
+pub enum Cell {
     /// No value.
     Null,
     /// Text, a time, or whatever else JSON shows in quotes.
@@ -31,7 +30,7 @@ pub(crate) enum Cell {
 ///
 /// # Errors
 /// A value of a type that Arrow itself cannot show.
-pub(crate) fn rows(batch: &RecordBatch) -> Result<Vec<Vec<Cell>>, ArrowError> {
+pub fn rows(batch: &RecordBatch) -> Result<Vec<Vec<Cell>>, ArrowError> {
     (0..batch.num_rows()).map(|row| batch.columns().iter().map(|column| cell(column, row)).collect()).collect()
 }
 
@@ -100,7 +99,7 @@ fn shown(array: &dyn Array, row: usize) -> Result<String, ArrowError> {
 }
 
 /// Without zeros at the end of the fraction, and without a point when nothing is left of it.
-pub(crate) fn shortest(text: String) -> String {
+pub fn shortest(text: String) -> String {
     if !text.contains('.') {
         return text;
     }
@@ -109,7 +108,7 @@ pub(crate) fn shortest(text: String) -> String {
 }
 
 /// As `2026-11-22T13:05:01Z`, with as many decimal places as there are.
-pub(crate) fn rfc3339(time: NaiveDateTime) -> String {
+pub fn rfc3339(time: NaiveDateTime) -> String {
     time.and_utc().to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
@@ -139,13 +138,30 @@ fn list(items: &[Cell]) -> String {
 }
 
 /// A text in JSON's quotes.
-pub(crate) fn json_text(text: &str) -> String {
+pub fn json_text(text: &str) -> String {
     serde_json::Value::from(text).to_string()
+}
+
+/// A text as a field of CSV (RFC 4180).
+pub fn csv_field(text: &str) -> String {
+    if text.is_empty() || text.contains(['"', ',', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
+}
+
+/// A row as a line of CSV, without its end. A row of one null is a pair of quotes: an empty line is no row.
+pub fn csv_line(row: &[Cell]) -> String {
+    match row {
+        [Cell::Null] => "\"\"".to_owned(),
+        row => row.iter().map(Cell::to_csv).collect::<Vec<_>>().join(","),
+    }
 }
 
 impl Cell {
     /// The value in JSON; numbers with all their digits.
-    pub(crate) fn to_json(&self) -> String {
+    pub fn to_json(&self) -> String {
         match self {
             Self::Null => "null".to_owned(),
             Self::Text(text) => json_text(text),
@@ -154,8 +170,13 @@ impl Cell {
         }
     }
 
+    /// The value as a field of CSV: a null is nothing at all, an empty text a pair of quotes.
+    pub fn to_csv(&self) -> String {
+        self.text().map(csv_field).unwrap_or_default()
+    }
+
     /// The value for reading; nothing for a null.
-    pub(crate) fn text(&self) -> Option<&str> {
+    pub fn text(&self) -> Option<&str> {
         match self {
             Self::Null => None,
             Self::Text(text) | Self::Number(text) | Self::Json(text) => Some(text),

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use costream_common::{program, report, telemetry};
+use costream_handler::compute::launcher;
 
 use self::cli::{Cli, Command};
 
@@ -46,6 +47,9 @@ impl From<Status> for ExitCode {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = launcher::serve_if_asked() {
+        return code;
+    }
     program::run(body())
 }
 

@@ -7,6 +7,7 @@
 //! | `POST /upload?table=&key=` | an Arrow IPC stream whose rows take the place of those with the same key columns (`a,b`) |
 //! | `POST /upload?table=&type=&value=&rejects=` | records in JSON, each in the place of the one that it restates |
 //! | `GET /upload/committed?table=&source=&scope=` | the snapshot a scope has |
+//! | `/compute/...`, `GET /-/capabilities` | notebooks; see [`compute`] |
 //! | `GET /` | CrateDB's greeting, or a page for a browser |
 //! | `GET /metrics`, `/-/healthy`, `/-/ready` | what the Prometheus family expects |
 //!
@@ -16,6 +17,7 @@
 //! Peak memory beside the engine's and the store's: [`N_BODIES`] statements' bodies of
 //! [`MAX_SQL_BODY_BYTES`], and per upload (at most [`N_UPLOADS`]) the batch in hand.
 
+mod compute;
 pub(crate) mod upload;
 
 use std::sync::Arc;
@@ -64,6 +66,9 @@ const RETRY_AFTER: &str = "2";
 /// The media type of an Arrow IPC stream.
 pub const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
 
+/// The media type of CrateDB's answers.
+const SQL_MEDIA_TYPE: &str = "application/json; charset=UTF-8";
+
 struct Doors {
     handler: Handler,
     bodies: Semaphore,
@@ -86,6 +91,7 @@ pub(crate) fn router(handler: &Handler) -> Router {
         .route("/-/ready", get(ready))
         .fallback(|| async { (StatusCode::NOT_FOUND, Json(json!({"error": "not found"}))) })
         .with_state(Arc::new(doors))
+        .merge(compute::routes().with_state(handler.clone()))
 }
 
 /// Routes for callers with a right.
@@ -150,13 +156,32 @@ async fn sql(
     };
     let (types, trace) = (flag("types"), flag("error_trace"));
     let telemetry = &doors.handler.shared.telemetry;
-    let mut outcome = Outcome::new(telemetry, began);
+    let mut outcome = telemetry.query(began);
     match answered(&doors, types, query.as_deref(), caller, request, began).await {
-        Ok(Some(Answer::Whole(body))) => {
-            outcome.ended("ok");
-            ([(header::CONTENT_TYPE, "application/json; charset=UTF-8")], body).into_response()
+        Ok(Some(answer)) => sent(answer, SQL_MEDIA_TYPE, outcome),
+        Ok(None) => {
+            outcome.ended("refused");
+            (StatusCode::PAYLOAD_TOO_LARGE, [(header::CONNECTION, "close")]).into_response()
         }
-        Ok(Some(Answer::Pieces(mut pieces))) => {
+        Err(error) => {
+            outcome.ended(if error.code() < 5000 { "refused" } else { "failed" });
+            if error.code() >= 5000 {
+                tracing::warn!(error = error.message(), "a statement failed");
+            }
+            Refusal { error, trace }.into_response()
+        }
+    }
+}
+
+/// Sends an answer, whole or as its pieces come, and counts it.
+fn sent(answer: Answer, media_type: &'static str, mut outcome: Outcome) -> Response {
+    let head = [(header::CONTENT_TYPE, media_type)];
+    match answer {
+        Answer::Whole(body) => {
+            outcome.ended("ok");
+            (head, body).into_response()
+        }
+        Answer::Pieces(mut pieces) => {
             let body = futures::stream::poll_fn(move |cx| {
                 let piece = pieces.poll_next_unpin(cx);
                 match &piece {
@@ -169,18 +194,7 @@ async fn sql(
                 }
                 piece
             });
-            ([(header::CONTENT_TYPE, "application/json; charset=UTF-8")], Body::from_stream(body)).into_response()
-        }
-        Ok(None) => {
-            outcome.ended("refused");
-            (StatusCode::PAYLOAD_TOO_LARGE, [(header::CONNECTION, "close")]).into_response()
-        }
-        Err(error) => {
-            outcome.ended(if error.code() < 5000 { "refused" } else { "failed" });
-            if error.code() >= 5000 {
-                tracing::warn!(error = error.message(), "a statement failed");
-            }
-            Refusal { error, trace }.into_response()
+            (head, Body::from_stream(body)).into_response()
         }
     }
 }
@@ -317,6 +331,9 @@ pub(crate) struct Telemetry {
     uploads: Family<ByResult, Counter>,
     upload_rows: Counter,
     upload_rejects: Counter,
+    runs: Family<ByResult, Counter>,
+    runs_running: Gauge,
+    run_seconds: Histogram,
 }
 
 impl Telemetry {
@@ -338,10 +355,34 @@ impl Telemetry {
         registry.register("costream_uploads", "Uploads ended, by result", uploads.clone());
         registry.register("costream_upload_rows", "Rows stored from uploads", upload_rows.clone());
         registry.register("costream_upload_rejects", "Records of uploads quarantined", upload_rejects.clone());
+        let runs = Family::default();
+        let runs_running = Gauge::default();
+        let run_seconds = Histogram::new(exponential_buckets(0.1, 4.0, 8));
+        registry.register("costream_notebook_runs", "Runs of notebooks ended, by result", runs.clone());
+        registry.register(
+            "costream_notebook_runs_running",
+            "Runs of notebooks waiting or going on",
+            runs_running.clone(),
+        );
+        registry.register(
+            "costream_notebook_run_duration_seconds",
+            "Time from a run's request to its answer's end",
+            run_seconds.clone(),
+        );
         let build = Family::<Vec<(&'static str, &'static str)>, Gauge>::default();
         build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION"))]).set(1);
         registry.register("costream_handler_build_info", "The handler's version", build);
-        Self { registry, queries, query_seconds, running, uploads, upload_rows, upload_rejects }
+        Self { registry, queries, query_seconds, running, uploads, upload_rows, upload_rejects, runs, runs_running, run_seconds }
+    }
+
+    /// A statement that has come; counted when it has ended, or when its client has gone.
+    fn query(&self, began: Instant) -> Outcome {
+        Outcome::begin(began, &self.queries, &self.query_seconds, &self.running)
+    }
+
+    /// A run that was asked for; counted when it has ended, or when its client has gone.
+    fn run(&self) -> Outcome {
+        Outcome::begin(Instant::now(), &self.runs, &self.run_seconds, &self.runs_running)
     }
 
     fn uploaded(&self, result: &'static str, rows: u64, rejected: u64) {
@@ -361,25 +402,19 @@ impl Telemetry {
     }
 }
 
-/// Counts a statement when it has ended, or when its client has gone.
+/// Counts a statement or a run when it has ended, or when its client has gone.
 struct Outcome {
     began: Instant,
-    queries: Family<ByResult, Counter>,
+    ended: Family<ByResult, Counter>,
     seconds: Histogram,
     running: Gauge,
     result: Option<&'static str>,
 }
 
 impl Outcome {
-    fn new(telemetry: &Telemetry, began: Instant) -> Self {
-        telemetry.running.inc();
-        Self {
-            began,
-            queries: telemetry.queries.clone(),
-            seconds: telemetry.query_seconds.clone(),
-            running: telemetry.running.clone(),
-            result: None,
-        }
+    fn begin(began: Instant, ended: &Family<ByResult, Counter>, seconds: &Histogram, running: &Gauge) -> Self {
+        running.inc();
+        Self { began, ended: ended.clone(), seconds: seconds.clone(), running: running.clone(), result: None }
     }
 
     fn ended(&mut self, result: &'static str) {
@@ -390,7 +425,7 @@ impl Outcome {
 impl Drop for Outcome {
     fn drop(&mut self) {
         self.running.dec();
-        self.queries.get_or_create(&ByResult { result: self.result.unwrap_or("cancelled") }).inc();
+        self.ended.get_or_create(&ByResult { result: self.result.unwrap_or("cancelled") }).inc();
         self.seconds.observe(self.began.elapsed().as_secs_f64());
     }
 }
@@ -528,7 +563,7 @@ pub(crate) mod tests {
         assert!(
             headers[header::CONTENT_TYPE].to_str().expect("text").starts_with("text/html") && body.contains("/metrics")
         );
-        for (path, status) in [("/-/healthy", 200), ("/-/ready", 200), ("/nope", 404), ("/compute/x", 404)] {
+        for (path, status) in [("/-/healthy", 200), ("/-/ready", 200), ("/nope", 404), ("/compute/x", 400)] {
             assert_eq!(ask(&router, request("GET", path, &[], "")).await.0, status, "{path}");
         }
         stmt(&router, "select 1").await;

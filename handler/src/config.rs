@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::auth::UserRights;
+use crate::compute::ComputeConfig;
 use crate::sql::Limits;
 use crate::store::delta::StoreUrl;
 use costream_common::config::Span;
@@ -37,6 +38,8 @@ pub struct HandlerConfig {
     pub users: UserRights,
     /// Serve any address without asking for a password.
     pub allow_unauthenticated: bool,
+    /// Notebooks: their interpreter, and what keeps them in.
+    pub compute: ComputeConfig,
 }
 
 impl Default for HandlerConfig {
@@ -51,6 +54,7 @@ impl Default for HandlerConfig {
             web_config_file: None,
             users: UserRights::default(),
             allow_unauthenticated: false,
+            compute: ComputeConfig::default(),
         }
     }
 }

@@ -51,6 +51,11 @@ impl TableName {
         Self("metrics".to_owned())
     }
 
+    /// The table of notebooks.
+    pub fn notebooks() -> Self {
+        Self("notebooks".to_owned())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

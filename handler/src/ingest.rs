@@ -68,6 +68,12 @@ pub enum IngestError {
         /// What it is for.
         expected: ColumnKind,
     },
+    /// The table is written by another door alone: who could write notebooks could run code as somebody else.
+    #[error("table {table} takes no deliveries: notebooks are uploaded to /compute/<name>/upload")]
+    Reserved {
+        /// The table.
+        table: TableName,
+    },
     /// A batch does not have the columns that the delivery announced.
     #[error("a batch has other columns than its delivery")]
     Columns,
@@ -147,6 +153,7 @@ impl Ingest {
     /// Nothing has changed in the store: the delivery is not what it says, or the store failed.
     pub async fn deliver(&self, delivery: Delivery, announced: Option<Totals>) -> Result<Receipt, IngestError> {
         let Delivery { table, key, snapshot, schema, batches } = delivery;
+        is_open(&table)?;
         let mut form = TableForm::of(&schema, Some((&key, snapshot)))?;
         if table == TableName::costs() {
             form = form.of_charges()?;
@@ -174,6 +181,7 @@ impl Ingest {
     /// A column is of a type that no table has, or the store failed; nothing has changed.
     pub async fn upsert(&self, upsert: Upsert) -> Result<Receipt, IngestError> {
         let Upsert { table, key, schema, batches } = upsert;
+        is_open(&table)?;
         let form = TableForm::of(&schema, None)?;
         let received = Arc::new(AtomicU64::new(0));
         let upsert =
@@ -197,6 +205,10 @@ impl Ingest {
     pub async fn committed(&self, table: &TableName, key: &ScopeKey) -> Result<Option<SnapshotId>, IngestError> {
         Ok(self.store.committed(table, key).await?)
     }
+}
+
+fn is_open(table: &TableName) -> Result<(), IngestError> {
+    if *table == TableName::notebooks() { Err(IngestError::Reserved { table: table.clone() }) } else { Ok(()) }
 }
 
 /// The batches in their table form; the stream's last item is an error when the totals are

@@ -1,11 +1,12 @@
 //! The handler: stores, the way into them, and the one SQL door. A library first: the
 //! all-in-one binary and the scraper call it in process; the server around it is [`api`].
 //!
-//! A request meets [`auth`]; a row meets [`ident`], [`store`], [`ingest`], [`sql`], [`upload`] and [`api`] in this order; a
+//! A request meets [`auth`]; a row meets [`ident`], [`store`], [`ingest`], [`sql`], [`compute`], [`upload`] and [`api`] in this order; a
 //! module uses only those before it.
 
 pub mod api;
 pub mod auth;
+pub mod compute;
 pub mod config;
 pub mod ident;
 pub mod ingest;
@@ -23,6 +24,7 @@ use costream_common::stream::backoff::jittered;
 use tokio_util::sync::CancellationToken;
 
 use self::auth::{Gate, RightsError, RunCredentials};
+use self::compute::Compute;
 use self::config::HandlerConfig;
 use self::ingest::Ingest;
 use self::sql::Engine;
@@ -59,6 +61,7 @@ struct Shared {
     engine: Engine,
     gate: Gate,
     runs: RunCredentials,
+    compute: Compute,
     telemetry: api::Telemetry,
 }
 
@@ -95,8 +98,11 @@ impl Handler {
         let engine = Engine::writing(&store, config.query);
         let runs = RunCredentials::default();
         let gate = Gate::new(config.users.clone(), runs.clone());
+        let compute = config.compute.clone();
+        let compute =
+            Compute::new(compute, &config.data_dir, store.clone(), engine.clone(), runs.clone(), gate.clone());
         let telemetry = api::Telemetry::new();
-        Self { shared: Arc::new(Shared { config, store, engine, gate, runs, telemetry }) }
+        Self { shared: Arc::new(Shared { config, store, engine, gate, runs, compute, telemetry }) }
     }
 
     /// What it was opened with.
@@ -127,6 +133,11 @@ impl Handler {
     /// The logins of the notebooks' runs.
     pub fn runs(&self) -> &RunCredentials {
         &self.shared.runs
+    }
+
+    /// The notebooks, and their runs.
+    pub fn compute(&self) -> &Compute {
+        &self.shared.compute
     }
 
     /// The routes; see [`api`]. They answer requests that came through the [`Gate`], or carry an

@@ -10,6 +10,7 @@ use costream_common::http::web::WebConfig;
 use costream_common::program;
 use costream_common::role::{self, Failure, RoleFlags};
 use costream_handler::auth;
+use costream_handler::compute::{self, launcher};
 use costream_handler::config::HandlerConfig;
 use costream_handler::{Handler, HandlerError};
 use serde::de::IgnoredAny;
@@ -24,11 +25,21 @@ struct Flags {
     /// Where data is kept; the file's `store_url` is left aside.
     #[arg(long)]
     data_dir: Option<PathBuf>,
+    /// Makes the Python environment of the notebooks, for an image, and ends.
+    #[arg(long)]
+    prepare_python: bool,
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = launcher::serve_if_asked() {
+        return code;
+    }
     let flags = Flags::parse();
-    role::run("costream-handler", &flags.role, || configuration(&flags), run)
+    let configure = || configuration(&flags);
+    if flags.prepare_python {
+        return role::run("costream-handler", &flags.role, configure, prepare_python);
+    }
+    role::run("costream-handler", &flags.role, configure, run)
 }
 
 /// The file's section, and what flags say otherwise.
@@ -52,6 +63,11 @@ fn configuration(flags: &Flags) -> Result<HandlerConfig, Failure> {
     let web = config.web_config_file.as_deref().map(WebConfig::load).transpose()?;
     config.users.check(web.as_ref())?;
     Ok(config)
+}
+
+async fn prepare_python(config: HandlerConfig, _: Door, _: CancellationToken) -> Result<(), Failure> {
+    println!("{}", compute::prepare(&config.compute, &config.data_dir).await?);
+    Ok(())
 }
 
 async fn run(config: HandlerConfig, door: Door, shutdown: CancellationToken) -> Result<(), Failure> {

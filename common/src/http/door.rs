@@ -74,6 +74,17 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// A socket that listens already, for this machine alone and without TLS.
+    ///
+    /// # Errors
+    /// It cannot be waited for, or has no address.
+    pub fn over(socket: std::net::TcpListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let local = socket.local_addr()?;
+        let socket = Arc::new(TcpListener::from_std(socket)?);
+        Ok(Self { socket, local, guard: Guard::new(None, Exposure::LoopbackOnly) })
+    }
+
     /// The address taken: with the port the system chose when it was asked for port 0.
     pub fn local_addr(&self) -> SocketAddr {
         self.local

@@ -14,8 +14,8 @@
 //! Each route stands with the right it needs ([`needs`]); without it the answer is 403, on `_sql` CrateDB's 4011.
 //! Who asks, [`Gate`](crate::auth::Gate) has found out before.
 //!
-//! Peak memory beside the engine's and the store's: [`N_BODIES`] statements' bodies of
-//! [`MAX_SQL_BODY_BYTES`], and per upload (at most [`N_UPLOADS`]) the batch in hand.
+//! Peak memory beside the engine's and the store's: [`MAX_SQL_BODIES_BYTES`] of statements with their arguments, as
+//! sent (read, they take several times as much), and per upload (at most [`N_UPLOADS`]) the batch in hand.
 
 mod compute;
 pub(crate) mod upload;
@@ -54,9 +54,12 @@ use crate::sql::gateway::{self, Answer};
 use crate::sql::{CRATEDB_VERSION, Options, SqlError};
 
 /// The largest body of a statement, as sent and as inflated.
-pub const MAX_SQL_BODY_BYTES: usize = 4 << 20;
-/// Bodies of statements read at the same time; further ones wait.
-pub const N_BODIES: usize = 32;
+pub const MAX_SQL_BODY_BYTES: usize = 16 << 20;
+/// Bodies of the statements that are under way; further ones wait. One that does not say its length
+/// counts as the largest.
+pub const MAX_SQL_BODIES_BYTES: usize = 64 << 20;
+/// What a place among those bodies is counted in.
+const BODY_UNIT_BYTES: usize = 64 << 10;
 /// Uploads taken at the same time; further ones are told to come back.
 pub const N_UPLOADS: usize = 4;
 /// How long the store may take to say that it is there.
@@ -79,8 +82,11 @@ type Shared = State<Arc<Doors>>;
 
 /// The route table.
 pub(crate) fn router(handler: &Handler) -> Router {
-    let doors =
-        Doors { handler: handler.clone(), bodies: Semaphore::new(N_BODIES), uploads: Semaphore::new(N_UPLOADS) };
+    let doors = Doors {
+        handler: handler.clone(),
+        bodies: Semaphore::new(MAX_SQL_BODIES_BYTES / BODY_UNIT_BYTES),
+        uploads: Semaphore::new(N_UPLOADS),
+    };
     Router::new()
         .route("/", get(greeting))
         .route("/_sql", any(sql))
@@ -216,8 +222,16 @@ async fn answered(
         as_of: as_of(query)?,
         caller,
     };
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > MAX_SQL_BODY_BYTES) {
+        return Ok(None);
+    }
+    let inflates = request.headers().contains_key(header::CONTENT_ENCODING);
+    let bytes = length.filter(|_| !inflates).unwrap_or(MAX_SQL_BODY_BYTES);
+    let units = u32::try_from(bytes / BODY_UNIT_BYTES + 1).unwrap_or(u32::MAX);
+    let _place = doors.bodies.acquire_many(units).await;
     let statement = {
-        let _place = doors.bodies.acquire().await;
         let Some(body) = statement_body(request).await? else { return Ok(None) };
         gateway::Request::read(&body)?
     };
@@ -237,11 +251,6 @@ fn as_of(query: Option<&str>) -> Result<Option<DateTime<Utc>>, SqlError> {
 /// A statement's body, inflated; nothing when it is too large.
 async fn statement_body(request: Request) -> Result<Option<Bytes>, SqlError> {
     let (parts, body) = request.into_parts();
-    let length =
-        parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if length.is_some_and(|length| length > MAX_SQL_BODY_BYTES) {
-        return Ok(None);
-    }
     let unreadable =
         |error: &dyn std::fmt::Display| SqlError::Invalid(format!("the request's body cannot be read: {error}"));
     let coding = parts.headers.get(header::CONTENT_ENCODING).map_or(&b"identity"[..], |coding| coding.as_bytes());

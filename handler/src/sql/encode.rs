@@ -17,6 +17,8 @@ use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
+use serde::de::IgnoredAny;
+
 use super::args::Arg;
 
 /// CrateDB's number for a type, as `col_types` has it: a number, or a list `[100,t]`.
@@ -196,7 +198,11 @@ impl Cells {
             Self::Single(array) => float(array.value(row), array.value(row).is_finite(), out)?,
             Self::Double(array) => float(array.value(row), array.value(row).is_finite(), out)?,
             Self::Text(array) => quoted(array.value(row), out)?,
-            Self::Json(array) => out.extend_from_slice(array.value(row)),
+            // Bytes of another origin (`X'61'`) are text at best.
+            Self::Json(array) => match serde_json::from_slice::<IgnoredAny>(array.value(row)) {
+                Ok(_) => out.extend_from_slice(array.value(row)),
+                Err(_) => quoted(&String::from_utf8_lossy(array.value(row)), out)?,
+            },
             Self::Narrow(array, scale) => decimal(&array.value(row).to_string(), *scale, out),
             Self::Wide(array, scale) => decimal(&array.value(row).to_string(), *scale, out),
             Self::Map(array, keys, values) => {
@@ -379,6 +385,8 @@ mod tests {
         tags.append(true).expect("an empty map");
         tags.append(false).expect("no map");
         assert_eq!(shown(tags.finish()), "[{\"org\":\"test\",\"a \\\"b\\\"\":null}],[{}],[null]");
+        let objects = BinaryArray::from_opt_vec(vec![Some(b"{\"a\":[1.10]}".as_slice()), None, Some(b"\"\x00\xff")]);
+        assert_eq!(shown(objects), "[{\"a\":[1.10]}],[null],[\"\\\"\\u0000\u{fffd}\"]");
     }
 
     #[test]

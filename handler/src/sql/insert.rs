@@ -5,6 +5,7 @@
 //! Memory: the rows of the statement as columns, their keys, and the rows that are there for them.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array};
@@ -13,7 +14,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::DFSchema;
 use datafusion::prelude::SessionContext;
-use datafusion::sql::sqlparser::ast::{Expr, Ident, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{AccessExpr, Expr, Ident, VisitMut, VisitorMut};
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
@@ -78,15 +79,18 @@ impl ArgSets {
             Self::One(args) => return call(args),
             Self::Bulk(raw) => raw,
         };
-        let wrong = |_| SqlError::Invalid("bulk_args is an array of arrays".to_owned());
-        let sets: Vec<&RawValue> = serde_json::from_str(raw.get()).map_err(wrong)?;
-        for set in sets {
-            let set: Vec<&RawValue> = serde_json::from_str(set.get()).map_err(wrong)?;
-            let set: Vec<Arg> = set.into_iter().map(Arg::from_json).collect::<Result<_, _>>()?;
+        for set in split(raw)? {
+            let set: Vec<Arg> = split(set)?.into_iter().map(Arg::from_json).collect::<Result<_, _>>()?;
             call(&set)?;
         }
         Ok(())
     }
+}
+
+/// The values of an array, as they were sent.
+fn split(array: &RawValue) -> Result<Vec<&RawValue>, SqlError> {
+    let wrong = |_| SqlError::Invalid("bulk_args is an array of arrays".to_owned());
+    serde_json::from_str(array.get()).map_err(wrong)
 }
 
 impl Given {
@@ -121,16 +125,12 @@ impl Given {
         }
     }
 
+    /// How many sets of arguments there are.
     fn sets(&self) -> Result<usize, SqlError> {
-        let mut sets = 0;
         match self {
-            Self::Values { args, .. } => args.each(|_| {
-                sets += 1;
-                Ok(())
-            })?,
-            Self::Batch(_) => sets = 1,
+            Self::Values { args: ArgSets::Bulk(raw), .. } => Ok(split(raw)?.len()),
+            Self::Values { .. } | Self::Batch(_) => Ok(1),
         }
-        Ok(sets)
     }
 }
 
@@ -339,11 +339,23 @@ struct Qualify<'a>(&'a str);
 impl VisitorMut for Qualify<'_> {
     type Break = ();
 
-    fn pre_visit_expr(&mut self, expr: &mut Expr) -> std::ops::ControlFlow<()> {
-        if let Expr::Identifier(name) = expr {
-            *expr = Expr::CompoundIdentifier(vec![Ident::with_quote('"', self.0), name.clone()]);
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        match expr {
+            Expr::Identifier(name) => {
+                *expr = Expr::CompoundIdentifier(vec![Ident::with_quote('"', self.0), name.clone()]);
+            }
+            // `excluded.o['a']`: what stands before the point names the row.
+            Expr::CompoundFieldAccess { root, access_chain } => {
+                if let (Expr::Identifier(row), Some(AccessExpr::Dot(Expr::Identifier(column)))) =
+                    (&**root, access_chain.first())
+                {
+                    **root = Expr::CompoundIdentifier(vec![row.clone(), column.clone()]);
+                    access_chain.remove(0);
+                }
+            }
+            _ => {}
         }
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     }
 }
 

@@ -1,12 +1,16 @@
 //! The one SQL door: a statement in CrateDB's words in, its rows out as a stream of record
-//! batches. In process for `costream sql`, over HTTP behind [`gateway`].
+//! batches, or what it has changed. In process for `costream sql`, over HTTP behind [`gateway`].
 //!
-//! Reads only: `parse` lists what is taken. Pull-driven: one batch is ready and one in the
-//! making, and dropping [`Rows`] cancels the statement, which runs on threads of the engine's own. Statements wait for a free place in the order in
-//! which they came; the wait counts against their time.
+//! `parse` lists what is taken. A statement that reads is rewritten and planned by the query engine. One
+//! that writes is carried out by `write` as a change of one table (`insert`, `change`), with values
+//! by CrateDB's rules (`value`); only expressions and queries in it are the engine's.
+//!
+//! Pull-driven: one batch is ready and one in the making, and dropping [`Rows`] cancels the statement, which
+//! runs on threads of the engine's own. Statements wait for a free place in the order in which they
+//! came; the wait counts against their time. A client that leaves while a change is made leaves all of it or nothing.
 //!
 //! Peak memory: what the store's pool allows all statements together (sorts and groups beyond
-//! it are spilled to disk), and per running statement a few batches in flight.
+//! it are spilled to disk), and per running statement a few batches in flight, or the rows it writes.
 
 mod args;
 mod assign;

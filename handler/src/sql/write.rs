@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array as _, ArrayRef, RecordBatch};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use chrono::{DateTime, SecondsFormat};
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider as _};
 use datafusion::dataframe::DataFrame;
@@ -372,7 +372,6 @@ impl Writer {
         items: Vec<SelectItem>,
         args: ArgSets,
     ) -> Result<Done, SqlError> {
-        let Some(first) = rows.first() else { return Ok(Done::Count(0)) };
         let mut statement = parse_read(&format!("SELECT 1 FROM {SCHEMA}.{}", quoted(table.as_str())))?;
         if let Statement::Query(query) = &mut statement
             && let SetExpr::Select(select) = &mut *query.body
@@ -383,7 +382,11 @@ impl Writer {
         let Rewritten { statement, columns, .. } = rewrite::rewrite(statement, &args, &self.session)?;
         let context = self.context().await?;
         let doc = MemorySchemaProvider::new();
-        let stored = MemTable::try_new(first.schema(), vec![rows])?;
+        let schema = match (rows.first(), self.edit.describe(table).await?) {
+            (Some(rows), _) => rows.schema(),
+            (None, info) => info.map_or_else(|| SchemaRef::new(Schema::empty()), |info| info.schema),
+        };
+        let stored = MemTable::try_new(schema, vec![rows])?;
         doc.register_table(table.to_string(), Arc::new(stored))?;
         if let Some(catalog) = context.catalog(CATALOG) {
             catalog.register_schema(SCHEMA, Arc::new(doc))?;

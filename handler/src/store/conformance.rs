@@ -59,7 +59,7 @@ macro_rules! each_case {
 pub(crate) use each_case;
 
 #[path = "conformance_edit.rs"]
-mod edit;
+pub(crate) mod edit;
 pub(crate) use self::edit::{
     a_change_is_all_there_or_not_at_all, a_declared_table_is_made_once_and_described,
     a_dropped_table_is_gone_and_can_be_made_anew, concurrent_changes_lose_nothing,

@@ -94,6 +94,16 @@ async fn edit(store: &Store, mut change: Count) -> Result<bool, StoreError> {
     store.edit.edit(&counters(), &mut change).await
 }
 
+/// Makes the table of counters.
+pub(crate) async fn create_counters(store: &Store) -> bool {
+    store.edit.create(&counters(), &declared()).await.expect("made")
+}
+
+/// Adds one to a counter.
+pub(crate) async fn count(store: &Store, id: i64) -> Result<bool, StoreError> {
+    edit(store, Count::up(&[id])).await
+}
+
 async fn counted(store: &Store) -> Vec<Vec<String>> {
     ask(store, "SELECT id, \"N\" FROM counters ORDER BY id").await
 }
@@ -110,9 +120,9 @@ pub(crate) async fn a_declared_table_is_made_once_and_described(store: &Store) {
 }
 
 pub(crate) async fn a_change_is_all_there_or_not_at_all(store: &Store) {
-    store.edit.create(&counters(), &declared()).await.expect("made");
+    create_counters(store).await;
     assert!(edit(store, Count::up(&[1, 2, 3])).await.expect("stored"));
-    assert!(edit(store, Count::up(&[2])).await.expect("stored"));
+    assert!(count(store, 2).await.expect("stored"));
     assert_eq!(counted(store).await, [["1", "1"], ["2", "2"], ["3", "1"]]);
     let error = edit(store, Count { refuses: true, ..Count::up(&[1, 9]) }).await.expect_err("it says no");
     assert!(matches!(&error, StoreError::Change { source, .. } if source.to_string() == "no"), "{error:?}");

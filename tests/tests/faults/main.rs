@@ -10,6 +10,7 @@ mod endings;
 mod points;
 mod reloads;
 mod sources;
+mod statements;
 mod ways;
 
 use std::process::ExitCode;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         endings::claims,
         reloads::claims,
         clocks::claims,
+        statements::claims,
     ];
     let suite = claims.into_iter().fold(Suite::new(), |suite, claims| claims(suite));
     let suite = seeds.fold(suite, |suite, seed| {

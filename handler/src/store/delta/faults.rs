@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DeltaOptions, DeltaStore};
 use crate::ident::{ColumnName, TableName};
+use crate::store::conformance::edit::{count, create_counters};
 use crate::store::conformance::{ask, charges, delivery, each_case, key, plain, replace, row, snapshot, stream};
 use crate::store::{Committed, Store, Upsert};
 
@@ -198,6 +199,35 @@ async fn rows_by_key_whose_commit_was_answered_wrongly_are_there_once() {
         let rows = ask(&open(&bucket), "SELECT servicename FROM metrics ORDER BY 1").await;
         assert_eq!(rows, [["a"], ["b"]], "{faults:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_whose_commit_was_answered_wrongly_is_made_once() {
+    for faults in UNSURE {
+        let bucket = Bucket::new();
+        let store = open(&bucket);
+        bucket.next_commits(faults);
+        assert!(create_counters(&store).await);
+        for _ in 0..2 {
+            bucket.next_commits(faults);
+            count(&store, 7).await.expect("stored");
+        }
+        assert_eq!(bucket.faults_left(), 0);
+        assert_eq!(ask(&open(&bucket), "SELECT id, \"N\" FROM counters").await, [["7", "2"]], "{faults:?}");
+        assert_eq!((bucket.commits().await, bucket.data_files().await), (3, 2));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_whose_commit_was_never_answered_is_there_with_its_files() {
+    let bucket = Bucket::new();
+    let store = open(&bucket);
+    create_counters(&store).await;
+    bucket.next_commits(&[Fault::DoneAndSilent]);
+    count(&store, 7).await.expect_err("nobody answered");
+    assert_eq!(ask(&store, "SELECT id, \"N\" FROM counters").await, [["7", "1"]]);
+    count(&store, 7).await.expect("stored");
+    assert_eq!(ask(&open(&bucket), "SELECT id, \"N\" FROM counters").await, [["7", "2"]]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

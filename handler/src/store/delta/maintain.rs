@@ -95,6 +95,10 @@ impl Shared {
 
     async fn merge_small_files(&self, table: &Table, shutdown: &CancellationToken) -> Result<(), StoreError> {
         let Some(state) = table.state().await? else { return Ok(()) };
+        if state.is_declared() {
+            // Its changes put its files together, and want them small.
+            return Ok(());
+        }
         let mut partitions: BTreeMap<Partition, Vec<Arc<DataFile>>> = BTreeMap::new();
         for file in state.files.values() {
             let small = usize::try_from(file.size).is_ok_and(|size| size < self.options.target_file_bytes / SMALL_PART);

@@ -381,7 +381,18 @@ impl Telemetry {
         let build = Family::<Vec<(&'static str, &'static str)>, Gauge>::default();
         build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION"))]).set(1);
         registry.register("costream_handler_build_info", "The handler's version", build);
-        Self { registry, queries, query_seconds, running, uploads, upload_rows, upload_rejects, runs, runs_running, run_seconds }
+        Self {
+            registry,
+            queries,
+            query_seconds,
+            running,
+            uploads,
+            upload_rows,
+            upload_rejects,
+            runs,
+            runs_running,
+            run_seconds,
+        }
     }
 
     /// A statement that has come; counted when it has ended, or when its client has gone.

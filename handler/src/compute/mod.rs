@@ -89,7 +89,7 @@ impl Compute {
         let folders = Folders::new(data_dir.join("runs"));
         Self {
             runs: Runs::new(Arc::clone(&config), python.clone(), folders, credentials, gate),
-            notebooks: Notebooks::new(store, engine),
+            notebooks: Notebooks::new(store.edit, engine),
             python,
             config,
         }

@@ -1,31 +1,32 @@
 //! Notebooks, kept in the table `notebooks` of the store: a row for each version, which stays as it is. The latest row
 //! of a name is what there is of it; a deletion is a row too. So whoever reads SQL reads who uploaded what and when.
 //!
-//! Uploads and deletions of one handler are made one after another, on what they have seen: none is lost in silence.
-//! Holds the notebook in hand, [`MAX_CODE_BYTES`] at most.
+//! A version is added only while there is none of its number: of uploads at the same time, by whichever handlers of a
+//! store, one is first, and the others look again at what there is then. None is lost in silence. Holds the notebook in
+//! hand, [`MAX_CODE_BYTES`] at most.
 
 use std::sync::Arc;
 
 use arrow::array::{
     Array as _, ArrayRef, AsArray as _, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
-use arrow::datatypes::{Int64Type, Schema, TimestampMicrosecondType};
+use arrow::datatypes::{Int64Type, SchemaRef, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use chrono::{DateTime, SubsecRound as _, Utc};
-use costream_common::record::ColumnKind;
-use futures::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Mutex;
 
 use super::cells::Kind;
-use crate::ident::{ColumnName, TableName};
+use crate::ident::TableName;
 use crate::sql::{Arg, Engine, Options, SqlError};
-use crate::store::{Store, StoreError, Upsert};
+use crate::store::declared::Type;
+use crate::store::{BatchError, Change, Declared, Ended, StoreEdit, StoreError, TableInfo};
 
 /// The largest notebook.
 pub const MAX_CODE_BYTES: usize = 4 << 20;
 /// The longest name, in bytes.
 const MAX_NAME_BYTES: usize = 255;
+/// Tries at a version before the others are given the field: each is lost to somebody's success.
+const MAX_TRIES: u32 = 50;
 
 /// A text that is no notebook's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,6 +82,9 @@ pub enum NotebookError {
     /// The table could not be written.
     #[error("write the table of notebooks")]
     Write(#[from] StoreError),
+    /// Others uploaded the same notebook first, time and again.
+    #[error("keep a notebook: gave up after {MAX_TRIES} tries, others were faster each time")]
+    Contended,
     /// Somebody has made a table of that name with other columns.
     #[error("the table of notebooks has no column {0} as it should")]
     Column(&'static str),
@@ -101,9 +105,8 @@ pub enum Overwrite {
 /// The notebooks of a store. Cheap to clone; clones are one.
 #[derive(Clone)]
 pub struct Notebooks {
-    store: Store,
+    store: Arc<dyn StoreEdit>,
     engine: Engine,
-    writing: Arc<Mutex<()>>,
 }
 
 impl std::fmt::Debug for Notebooks {
@@ -120,8 +123,8 @@ const LIST: &str = "SELECT name FROM (SELECT name, deleted, row_number() OVER (P
 
 impl Notebooks {
     /// The notebooks of `store`, which `engine` reads.
-    pub fn new(store: Store, engine: Engine) -> Self {
-        Self { store, engine, writing: Arc::default() }
+    pub fn new(store: Arc<dyn StoreEdit>, engine: Engine) -> Self {
+        Self { store, engine }
     }
 
     /// A notebook as it is now; nothing when it is not there.
@@ -166,20 +169,24 @@ impl Notebooks {
         author: &str,
         overwrite: Overwrite,
     ) -> Result<bool, NotebookError> {
-        let _one_at_a_time = self.writing.lock().await;
-        let latest = self.latest(name).await?;
-        let version = latest.as_ref().map_or(1, |latest| latest.version + 1);
-        if let Some(there) = latest.filter(|latest| !latest.deleted) {
-            if there.code == code && there.kind == kind {
+        let digest: String = Sha256::digest(&code).iter().map(|byte| format!("{byte:02x}")).collect();
+        for _ in 0..MAX_TRIES {
+            let latest = self.latest(name).await?;
+            let version = latest.as_ref().map_or(1, |latest| latest.version + 1);
+            if let Some(there) = latest.filter(|latest| !latest.deleted) {
+                if there.code == code && there.kind == kind {
+                    return Ok(true);
+                }
+                if overwrite == Overwrite::No {
+                    return Ok(false);
+                }
+            }
+            let notebook = Notebook { kind, code: code.clone(), digest: digest.clone(), ..row(version, author) };
+            if self.add(name, notebook).await? {
                 return Ok(true);
             }
-            if overwrite == Overwrite::No {
-                return Ok(false);
-            }
         }
-        let digest = Sha256::digest(&code).iter().map(|byte| format!("{byte:02x}")).collect();
-        self.keep(name, Notebook { kind, code, digest, ..row(version, author) }).await?;
-        Ok(true)
+        Err(NotebookError::Contended)
     }
 
     /// Takes a notebook away, whose versions stay; does nothing when it is not there.
@@ -187,11 +194,13 @@ impl Notebooks {
     /// # Errors
     /// The store could not be asked, or did not take it.
     pub async fn delete(&self, name: &NotebookName, author: &str) -> Result<(), NotebookError> {
-        let _one_at_a_time = self.writing.lock().await;
-        match self.find(name).await? {
-            Some(there) => self.keep(name, Notebook { deleted: true, ..row(there.version + 1, author) }).await,
-            None => Ok(()),
+        for _ in 0..MAX_TRIES {
+            let Some(there) = self.find(name).await? else { return Ok(()) };
+            if self.add(name, Notebook { deleted: true, ..row(there.version + 1, author) }).await? {
+                return Ok(());
+            }
         }
+        Err(NotebookError::Contended)
     }
 
     async fn latest(&self, name: &NotebookName) -> Result<Option<Notebook>, NotebookError> {
@@ -216,16 +225,71 @@ impl Notebooks {
         Ok(batches)
     }
 
-    async fn keep(&self, name: &NotebookName, notebook: Notebook) -> Result<(), NotebookError> {
-        let batch = batch_of(name, &notebook)?;
-        let upsert = Upsert {
-            table: TableName::notebooks(),
-            key: vec![ColumnName::of("name"), ColumnName::of("version")],
-            schema: batch.schema(),
-            batches: stream::iter([Ok(batch)]).boxed(),
-        };
-        self.store.write.upsert(upsert).await?;
-        Ok(())
+    /// Adds a version; says whether there was none of its number.
+    async fn add(&self, name: &NotebookName, notebook: Notebook) -> Result<bool, NotebookError> {
+        let table = TableName::notebooks();
+        let row = batch_of(name, &notebook)?;
+        self.store.create(&table, &declared()).await?;
+        let mut addition = Addition { row, name, version: notebook.version, taken: false };
+        self.store.edit(&table, &mut addition).await?;
+        Ok(!addition.taken)
+    }
+}
+
+/// The table, as `CREATE TABLE` would have it.
+fn declared() -> Declared {
+    let mut declared = Declared { primary_key: ["name", "version"].map(str::to_owned).into(), ..Declared::default() };
+    for (name, data_type) in [
+        ("name", Type::Text),
+        ("version", Type::Bigint),
+        ("kind", Type::Text),
+        ("code", Type::Text),
+        ("digest", Type::Text),
+        ("author", Type::Text),
+        ("at", Type::TimestampTz),
+        ("deleted", Type::Boolean),
+    ] {
+        declared.add(name, data_type);
+    }
+    declared
+}
+
+/// A row that is added while there is none of its name and version.
+struct Addition<'a> {
+    row: RecordBatch,
+    name: &'a NotebookName,
+    version: i64,
+    taken: bool,
+}
+
+impl Change for Addition<'_> {
+    fn begin(&mut self, table: &TableInfo) -> Result<SchemaRef, BatchError> {
+        self.taken = false;
+        match &table.declared {
+            Some(declared) => Ok(declared.stored_schema()),
+            None => Err("the table of notebooks was made by a delivery".into()),
+        }
+    }
+
+    fn looks_at(&self) -> Option<Vec<String>> {
+        Some(vec!["name".to_owned(), "version".to_owned()])
+    }
+
+    fn touches(&mut self, rows: &RecordBatch) -> Result<bool, BatchError> {
+        let names = rows.column_by_name("name").and_then(|column| column.as_string_opt::<i32>());
+        let versions = rows.column_by_name("version").and_then(|column| column.as_primitive_opt::<Int64Type>());
+        let (Some(names), Some(versions)) = (names, versions) else { return Err("it has no name or version".into()) };
+        self.taken |= names.iter().zip(versions).any(|row| row == (Some(self.name.as_str()), Some(self.version)));
+        Ok(false)
+    }
+
+    fn rewrite(&mut self, rows: RecordBatch) -> Result<RecordBatch, BatchError> {
+        Ok(rows)
+    }
+
+    fn end(&mut self) -> Result<Ended, BatchError> {
+        let rows = if self.taken { Vec::new() } else { vec![self.row.clone()] };
+        Ok(Ended { rows, ..Ended::default() })
     }
 }
 
@@ -244,23 +308,18 @@ fn row(version: i64, author: &str) -> Notebook {
 }
 
 fn batch_of(name: &NotebookName, notebook: &Notebook) -> Result<RecordBatch, ArrowError> {
-    use arrow::datatypes::{DataType, Field};
     let text = |text: &str| -> ArrayRef { Arc::new(StringArray::from(vec![text])) };
-    let columns: [(Field, ArrayRef); 8] = [
-        (ColumnKind::Text.field("name"), text(name.as_str())),
-        (Field::new("version", DataType::Int64, true), Arc::new(Int64Array::from(vec![notebook.version]))),
-        (ColumnKind::Text.field("kind"), text(notebook.kind.as_str())),
-        (ColumnKind::Text.field("code"), text(&notebook.code)),
-        (ColumnKind::Text.field("digest"), text(&notebook.digest)),
-        (ColumnKind::Text.field("author"), text(&notebook.author)),
-        (
-            ColumnKind::Timestamp.field("at"),
-            Arc::new(TimestampMicrosecondArray::from(vec![notebook.at.timestamp_micros()]).with_timezone("UTC")),
-        ),
-        (Field::new("deleted", DataType::Boolean, true), Arc::new(BooleanArray::from(vec![notebook.deleted]))),
+    let columns: Vec<ArrayRef> = vec![
+        text(name.as_str()),
+        Arc::new(Int64Array::from(vec![notebook.version])),
+        text(notebook.kind.as_str()),
+        text(&notebook.code),
+        text(&notebook.digest),
+        text(&notebook.author),
+        Arc::new(TimestampMicrosecondArray::from(vec![notebook.at.timestamp_micros()]).with_timezone("UTC")),
+        Arc::new(BooleanArray::from(vec![notebook.deleted])),
     ];
-    let (fields, columns): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+    RecordBatch::try_new(declared().stored_schema(), columns)
 }
 
 /// The first row of what [`SELECT`] gives.
@@ -287,6 +346,7 @@ fn first(batch: &RecordBatch) -> Result<Notebook, NotebookError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
     use crate::store::delta::{DeltaOptions, DeltaStore};
 
     fn notebooks() -> (tempfile::TempDir, Notebooks) {
@@ -294,7 +354,7 @@ mod tests {
         let options = DeltaOptions::in_directory(dir.path()).expect("a directory");
         let store = Store::from(DeltaStore::open(options).expect("a store"));
         let engine = Engine::new(store.read.clone(), crate::sql::Limits::default());
-        (dir, Notebooks::new(store, engine))
+        (dir, Notebooks::new(store.edit, engine))
     }
 
     fn name(name: &str) -> NotebookName {

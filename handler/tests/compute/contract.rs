@@ -71,6 +71,17 @@ pub(crate) fn kept(python: PathBuf) -> Result<()> {
         let first: Value =
             serde_json::from_str(&house.ask(Method::GET, "/compute/a/info?version=1", "").await?.text().await?)?;
         ensure!(first["code"] == code && first["author"] == "crate" && first["version"] == 1, "{first}");
+        for stmt in [
+            "INSERT INTO notebooks (name, version, code) VALUES ('a', 9, 'print(1)')",
+            "UPDATE notebooks SET code = 'print(1)'",
+            "DELETE FROM doc.notebooks",
+            "DROP TABLE notebooks",
+            "CREATE TABLE IF NOT EXISTS Notebooks (name TEXT)",
+            "ALTER TABLE notebooks ADD COLUMN x TEXT",
+        ] {
+            let told = house.sql(stmt).await?;
+            ensure!(told["error"]["code"] == 4004, "{stmt}: {told}");
+        }
         let kept = house.sql("SELECT version, deleted FROM notebooks WHERE name = 'a' ORDER BY version").await?;
         ensure!(kept["rows"] == json!([[1, false], [2, false], [3, true]]), "{kept}");
         Ok(())

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         .claim_with("who_goes_away_ends_their_run", python(), contract::gone)
         .claim_with("more_runs_than_places_are_told_to_come_back", python(), contract::busy)
         .claim_with("published_notebooks_read_unchanged", python(), published::reading)
+        .claim_with("published_notebooks_keep_a_table_of_their_own", python(), published::writing)
         .claim_with("a_statement_is_answered_as_json_or_csv", python(), published::statements)
         .claim_with("the_code_cells_of_jupyters_format_are_run", python(), published::jupyter)
         .claim_with("what_pip_installs_is_the_runs_own", python(), published::pip)

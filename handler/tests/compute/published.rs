@@ -111,6 +111,38 @@ pub(crate) fn reading(python: PathBuf) -> Result<()> {
     })
 }
 
+pub(crate) fn writing(python: PathBuf) -> Result<()> {
+    block_on(async {
+        let house = House::open(with(&python, small_limits())).await?;
+        let code = shipped("annotations.py")?;
+        let note = |id: &str, keys: Value| json!({"id": id, "keys": keys});
+        for (parameters, expected) in [
+            (json!({}), json!([])),
+            (json!({"id": "vm-1", "owner": "ann"}), json!([note("vm-1", json!({"owner": "ann"}))])),
+            (
+                json!({"id": "it's; ü", "owner": "bob", "until": "2027"}),
+                json!([
+                    note("it's; ü", json!({"owner": "bob", "until": "2027"})),
+                    note("vm-1", json!({"owner": "ann"}))
+                ]),
+            ),
+            (
+                json!({"id": "vm-1", "owner": "cleo"}),
+                json!([
+                    note("it's; ü", json!({"owner": "bob", "until": "2027"})),
+                    note("vm-1", json!({"owner": "cleo"}))
+                ]),
+            ),
+            (json!({"id": "it's; ü", "delete": true}), json!([note("vm-1", json!({"owner": "cleo"}))])),
+        ] {
+            let (status, text) = house.run("annotations", &code, &parameters.to_string()).await?;
+            ensure!(status == 200, "{parameters}: {status} {text}");
+            ensure!(serde_json::from_str::<Value>(&text)? == expected, "{parameters}: {text}");
+        }
+        Ok(())
+    })
+}
+
 pub(crate) fn statements(python: PathBuf) -> Result<()> {
     block_on(async {
         let house = House::open(with(&python, small_limits())).await?;

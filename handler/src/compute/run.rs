@@ -182,9 +182,9 @@ impl Runs {
     }
 
     /// What this machine has for runs.
-    pub(super) async fn found(&self) -> Found {
+    pub(super) async fn found(&self) -> Arc<Found> {
         let interpreter = self.shared.python.ready();
-        self.shared.tiers.found(interpreter.as_deref(), &self.shared.folders).await.clone()
+        self.shared.tiers.found(interpreter.as_deref(), &self.shared.folders).await
     }
 
     /// Whether all places are free.
@@ -204,7 +204,7 @@ impl Runs {
         let place = self.place().await?;
         let interpreter = shared.python.interpreter(shared.config.wait.0).await?;
         let found = shared.tiers.found(Some(&interpreter), &shared.folders).await;
-        let tier = found.tier.ok_or_else(|| self.uncontained(found))?;
+        let tier = found.tier.ok_or_else(|| self.uncontained(&found))?;
         let (tell, output) = mpsc::channel(N_READY_CHUNKS);
         let (tell_outcome, outcome) = oneshot::channel();
         let begun = Begun::new(place, tier, &interpreter, caller, &cells, args, routes)?;

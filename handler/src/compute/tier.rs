@@ -1,12 +1,14 @@
 //! Which [`Tier`] this machine has for runs: found out by trying, with the very fences that a run gets. What was found
-//! is kept, and told at `/-/capabilities`.
+//! is kept, and told at `/-/capabilities`; where something is missing it is tried again after a while.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::folder::Folders;
 use super::keeper::{Keeper, KeeperError};
@@ -42,6 +44,9 @@ const SYSTEM: [&str; 24] = [
     "/etc/mime.types",
     "/etc/alternatives",
 ];
+/// How long it is believed that a tier cannot be had, and that none can.
+const LESS_HOLDS_FOR: Duration = Duration::from_secs(600);
+const NOTHING_HOLDS_FOR: Duration = Duration::from_secs(10);
 /// A program that does nothing, to try fences with while there is no interpreter.
 const NOTHING: [&str; 2] = ["/usr/bin/true", "/bin/true"];
 
@@ -68,29 +73,49 @@ pub(super) struct Program<'p> {
 #[derive(Debug)]
 pub(super) struct Tiers {
     config: Arc<ComputeConfig>,
-    of_interpreter: OnceCell<Found>,
-    of_nothing: OnceCell<Found>,
+    of_interpreter: Mutex<Option<Tried>>,
+    of_nothing: Mutex<Option<Tried>>,
+}
+
+/// What was found, and when.
+#[derive(Debug)]
+struct Tried {
+    at: Instant,
+    found: Arc<Found>,
+}
+
+impl Tried {
+    /// Whether it need not be tried again: a machine that was short of something may have it later.
+    fn holds(&self) -> bool {
+        let for_long = if self.found.tier.is_some() { LESS_HOLDS_FOR } else { NOTHING_HOLDS_FOR };
+        self.found.without.is_empty() || self.at.elapsed() < for_long
+    }
 }
 
 impl Tiers {
     pub(super) fn new(config: Arc<ComputeConfig>) -> Self {
-        Self { config, of_interpreter: OnceCell::new(), of_nothing: OnceCell::new() }
+        Self { config, of_interpreter: Mutex::default(), of_nothing: Mutex::default() }
     }
 
     /// What this machine has for runs of an interpreter, or for a program that does nothing while there is none.
-    pub(super) async fn found(&self, interpreter: Option<&Interpreter>, folders: &Folders) -> &Found {
-        match interpreter {
-            Some(interpreter) => {
-                let args = ["-c", "from crate import client"];
-                let program = Program { path: &interpreter.program, args: &args, reads: &interpreter.reads };
-                self.of_interpreter.get_or_init(|| self.all(&program, folders)).await
+    pub(super) async fn found(&self, interpreter: Option<&Interpreter>, folders: &Folders) -> Arc<Found> {
+        let nothing = NOTHING.map(Path::new).into_iter().find(|path| path.exists());
+        let (tried, program) = match interpreter {
+            Some(Interpreter { program, reads, .. }) => {
+                (&self.of_interpreter, Program { path: program, args: &["-c", "from crate import client"], reads })
             }
             None => {
-                let nothing = NOTHING.map(Path::new).into_iter().find(|path| path.exists());
-                let program = Program { path: nothing.unwrap_or(Path::new(NOTHING[0])), args: &[], reads: &[] };
-                self.of_nothing.get_or_init(|| self.all(&program, folders)).await
+                (&self.of_nothing, Program { path: nothing.unwrap_or(Path::new(NOTHING[0])), args: &[], reads: &[] })
             }
+        };
+        // Who comes while it is tried waits for what is found.
+        let mut tried = tried.lock().await;
+        if let Some(tried) = tried.as_ref().filter(|tried| tried.holds()) {
+            return Arc::clone(&tried.found);
         }
+        let found = Arc::new(self.all(&program, folders).await);
+        *tried = Some(Tried { at: Instant::now(), found: Arc::clone(&found) });
+        found
     }
 
     async fn all(&self, program: &Program<'_>, folders: &Folders) -> Found {

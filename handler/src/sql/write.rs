@@ -80,6 +80,11 @@ impl Writer {
         }
         let tables =
             write.tables().iter().map(|table| self.resolve(table, operation)).collect::<Result<Vec<_>, _>>()?;
+        if tables.contains(&TableName::notebooks()) && !matches!(write, Write::Refresh(_)) {
+            // Who could write notebooks could run code as somebody else.
+            let way = "notebooks are kept by POST /compute/<name>/upload, not by statements";
+            return Err(SqlError::Unsupported(way.to_owned()));
+        }
         let Some(table) = tables.first().cloned() else { return Ok(Done::Count(0)) };
         match write {
             Write::CreateTable { declared, if_not_exists, .. } => {

@@ -41,7 +41,7 @@ def thread_bomb():
     while True:
         try:
             threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
-        except RuntimeError:
+        except (RuntimeError, MemoryError):
             pass
 
 

@@ -35,6 +35,8 @@ def bodies(folder, report, batch):
         records = csv.DictReader(file)
         found, made = [], []
         for number, labels in enumerate(records, 1):
+            # Equal charges of two requests would be one charge twice.
+            labels["x_Line"] = str(number)
             labels = dict(sorted(labels.items()))
             made.append({"labels": labels, "value": float(labels["BilledCost"]), "timestamp": 1_795_346_226})
             if number % batch == 0:

@@ -32,7 +32,8 @@ pub struct ComputeConfig {
     pub read_paths: Vec<PathBuf>,
     /// Variables of every run's environment, which is empty otherwise. No place for a secret.
     pub environment: BTreeMap<String, String>,
-    /// The user of the first of the runs that go on at a time, and so on, when the handler is root.
+    /// The user of the first of the runs that go on at a time, and so on, when the handler is root. What is left of a
+    /// run is found by its user: two handlers of one machine need numbers of their own.
     #[serde(deserialize_with = "a_user")]
     pub first_uid: u32,
     /// What one run may use.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use costream_common::config::Span;
 use costream_handler::compute::{ComputeConfig, RunLimits};
+use futures::future::select;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -269,28 +270,15 @@ pub(crate) fn busy(python: PathBuf) -> Result<()> {
         house.upload("short", "print('done')").await?;
         let running = raw(&house, "/compute/endless", "").await?;
         until("the notebook runs", || (!marked(&mark).is_empty()).then_some(())).await?;
-        let waiting = house.ask(Method::POST, "/compute/short", "{}");
-        let turned_away = async {
-            // The other one may take the place in the queue a moment later.
-            loop {
-                let answer = house.client.post(format!("{}/compute/short", house.url)).body("{}").send();
-                let answer = tokio::time::timeout(Duration::from_millis(500), answer).await;
-                if let Ok(Ok(answer)) = answer {
-                    return answer;
-                }
-            }
-        };
-        let answers = async {
-            let answer = turned_away.await;
-            ensure!(answer.status() == 429, "{}", answer.status());
-            ensure!(answer.headers().contains_key("retry-after"), "{:?}", answer.headers());
-            ensure!(house.sql("SELECT 1").await?["rows"] == json!([[1]]), "others are answered");
-            drop(running);
-            Ok(())
-        };
-        let (waiting, answers) = tokio::join!(waiting, answers);
-        answers?;
-        let waiting = waiting?;
+        // Whichever of the two comes first waits.
+        let [one, other] = [(); 2].map(|()| Box::pin(house.ask(Method::POST, "/compute/short", "{}")));
+        let (turned_away, waiting) = select(one, other).await.factor_first();
+        let turned_away = turned_away?;
+        ensure!(turned_away.status() == 429, "{}", turned_away.status());
+        ensure!(turned_away.headers().contains_key("retry-after"), "{:?}", turned_away.headers());
+        ensure!(house.sql("SELECT 1").await?["rows"] == json!([[1]]), "others are answered");
+        drop(running);
+        let waiting = waiting.await?;
         ensure!(waiting.status() == 200 && waiting.text().await? == "done", "who waited has had their turn");
         Ok(())
     })

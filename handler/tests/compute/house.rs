@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -58,6 +59,13 @@ pub(crate) fn only(tier: Tier) -> Containment {
 
 impl House {
     pub(crate) async fn open(compute: ComputeConfig) -> Result<Self> {
+        // What is left of a run is found by its user: two handlers of one machine share none.
+        static NEXT_UID: AtomicU32 = AtomicU32::new(70_000);
+        let first_uid = match compute.first_uid {
+            chosen if chosen != ComputeConfig::default().first_uid => chosen,
+            _ => NEXT_UID.fetch_add(100, Ordering::Relaxed),
+        };
+        let compute = ComputeConfig { first_uid, ..compute };
         let dir = tempfile::tempdir()?;
         // Runs may have users of their own, who have to come to their directories.
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;

@@ -132,7 +132,7 @@ impl Place {
         let other = TcpListener::bind("127.0.0.1:0")?;
         other.set_nonblocking(true)?;
         Ok(Self {
-            secrets: vec![secret, "/etc/shadow".into(), "/root/.bashrc".into()],
+            secrets: vec![secret, "/etc/shadow".into(), "/etc/gshadow".into()],
             outside: ["breach", "data/breach", "data/store/breach"].map(|name| above.join(name)).into(),
             data_dir: house.data_dir.clone(),
             handler_port: house.url.rsplit(':').next().unwrap_or_default().parse()?,

@@ -32,7 +32,7 @@ advisories:
 release:
     cargo build --release --workspace
 
-# One of the scripts in benches (memory, end_to_end, queries, metrics, notebook); builds the release first.
+# One of the scripts in benches (memory, end_to_end, queries, statements, metrics, notebook); builds the release first.
 bench script *args:
     python3 benches/{{script}}.py {{args}}
 

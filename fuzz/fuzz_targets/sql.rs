@@ -4,22 +4,31 @@
 //! - an answer is JSON: each row has as many cells as there are columns, and the rows are counted;
 //! - no statement asks for a file or a host, or leaves the tables other than they were;
 //! - a store that is a database of its own is handed one statement that reads, as other dialects read it, too;
-//! - a statement beyond its time gives its place back.
+//! - a statement beyond its time gives its place back;
+//! - whatever a statement that writes says, a table of one's own has the columns that it was declared with, each key once,
+//!   and what it counts as stored is there.
 #![no_main]
 
-use std::sync::{Arc, LazyLock};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array as _, RecordBatch, new_null_array};
 use arrow::datatypes::{Field, Schema};
+use arrow::util::display::array_value_to_string;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use costream_common::config::Span;
+use costream_common::record::{ScopeKey, SnapshotId};
 use costream_exporter::report::{DecodeOptions, Decoded, Report};
 use costream_handler::ident::TableName;
-use costream_handler::sql::gateway::{Answer, Request, answer};
+use costream_handler::sql::gateway::{Answer, Request};
 use costream_handler::sql::{CATALOG, Engine, Limits, Options, SCHEMA, SqlError};
-use costream_handler::store::{Query, StoreError, StoreRead, TableInfo};
+use costream_handler::store::declared::{Object, Type};
+use costream_handler::store::{
+    Change, Committed, Declared, Delivery, Query, Store, StoreEdit, StoreError, StoreRead, StoreWrite, TableInfo,
+    Upsert, Upserted,
+};
 use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemTable, MemoryCatalogProvider, MemoryCatalogProviderList,
     MemorySchemaProvider, SchemaProvider,
@@ -42,6 +51,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 const LIMITS: Limits =
@@ -63,17 +73,22 @@ struct Doors {
     tables: Tables,
     engine: Engine,
     told: Engine,
+    notes: Notes,
+    writing: Engine,
 }
 
 static DOORS: LazyLock<Doors> = LazyLock::new(|| {
     let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
     let tables = Tables::new(runtime.block_on(costs()));
     let engine = Engine::new(Arc::new(tables.clone()), LIMITS);
-    Doors { runtime, tables, engine, told: Engine::new(Arc::new(Told), LIMITS) }
+    let notes = Notes::default();
+    let store = Store { write: Arc::new(Nobody), read: Arc::new(tables.clone()), edit: Arc::new(notes.clone()) };
+    let writing = Engine::writing(&store, LIMITS);
+    Doors { runtime, tables, engine, told: Engine::new(Arc::new(Told), LIMITS), notes, writing }
 });
 
 fuzz_target!(|body: &[u8]| {
-    let Doors { runtime, tables, engine, told } = &*DOORS;
+    let Doors { runtime, tables, engine, told, notes, writing } = &*DOORS;
     runtime.block_on(async {
         match answered(engine, body).await {
             Ok(answer) => check_answer(&answer),
@@ -82,6 +97,12 @@ fuzz_target!(|body: &[u8]| {
         tables.check_unchanged().await;
         // The check is the store's.
         let _ = answered(told, body).await;
+        notes.begin_anew();
+        if let Err(error) = answered(writing, body).await {
+            check_error(writing, &error).await;
+        }
+        notes.check();
+        tables.check_unchanged().await;
     });
 });
 
@@ -145,8 +166,7 @@ fn tokens(mut text: &str) -> Vec<&str> {
 
 async fn answered(engine: &Engine, body: &[u8]) -> Result<Vec<u8>, SqlError> {
     let request = Request::read(body)?;
-    let rows = engine.execute(&request.statement, &request.args, &Options::default()).await?;
-    Ok(match answer(rows, true, Instant::now()).await? {
+    Ok(match request.answer(engine, &Options::default(), true, Instant::now()).await? {
         Answer::Whole(text) => text.to_vec(),
         Answer::Pieces(pieces) => pieces.try_collect::<Vec<Bytes>>().await?.concat(),
     })
@@ -248,6 +268,139 @@ impl StoreRead for Tables {
 
     fn tables(&self) -> BoxFuture<'_, Result<Vec<TableInfo>, StoreError>> {
         Box::pin(async { Ok(vec![self.info.clone()]) })
+    }
+}
+
+/// A store of tables of one's own in memory, with one called `notes`.
+#[derive(Clone, Default)]
+struct Notes(Arc<Mutex<BTreeMap<String, (Declared, Vec<RecordBatch>)>>>);
+
+impl Notes {
+    fn begin_anew(&self) {
+        let mut declared = Declared { primary_key: vec!["id".to_owned()], ..Declared::default() };
+        declared.add("id", Type::Bigint).not_null = true;
+        for (name, data_type) in [
+            ("t", Type::Text),
+            ("n", Type::Numeric(38, 18)),
+            ("at", Type::TimestampTz),
+            ("o", Type::Object(Object::default())),
+            ("l", Type::Array(Box::new(Type::Text))),
+        ] {
+            declared.add(name, data_type);
+        }
+        let mut tables = self.tables();
+        tables.clear();
+        tables.insert("notes".to_owned(), (declared, Vec::new()));
+    }
+
+    fn tables(&self) -> MutexGuard<'_, BTreeMap<String, (Declared, Vec<RecordBatch>)>> {
+        self.0.lock().expect("nobody panics with it")
+    }
+
+    fn check(&self) {
+        for (declared, rows) in self.tables().values() {
+            let schema = declared.stored_schema();
+            let ids = declared.primary_key.iter().filter_map(|name| declared.column(name));
+            let ids: Vec<_> = ids.map(|column| column.stored.as_str()).collect();
+            let mut keys = HashSet::new();
+            for batch in rows {
+                for field in batch.schema().fields() {
+                    let known = schema.field_with_name(field.name()).expect("a declared column");
+                    assert_eq!(known.data_type(), field.data_type(), "{}", field.name());
+                }
+                for row in 0..batch.num_rows() {
+                    let value = |name: &&str| {
+                        let column = batch.column_by_name(name).expect("a key's column");
+                        assert!(column.is_valid(row), "a key is null");
+                        array_value_to_string(column, row).expect("a value")
+                    };
+                    let key: Vec<String> = ids.iter().map(value).collect();
+                    assert!(ids.is_empty() || keys.insert(key), "a key is there twice");
+                }
+            }
+        }
+    }
+}
+
+impl StoreEdit for Notes {
+    fn describe<'a>(&'a self, table: &'a TableName) -> BoxFuture<'a, Result<Option<TableInfo>, StoreError>> {
+        let tables = self.tables();
+        let info = tables.get(table.as_str()).map(|(declared, _)| TableInfo {
+            name: table.clone(),
+            schema: declared.shown_schema(),
+            partitioned_by: declared.partitioned_by.clone(),
+            declared: Some(declared.clone()),
+        });
+        Box::pin(async { Ok(info) })
+    }
+
+    fn create<'a>(&'a self, table: &'a TableName, declared: &'a Declared) -> BoxFuture<'a, Result<bool, StoreError>> {
+        let is_new = !self.tables().contains_key(table.as_str());
+        if is_new {
+            self.tables().insert(table.to_string(), (declared.clone(), Vec::new()));
+        }
+        Box::pin(async move { Ok(is_new) })
+    }
+
+    fn drop_table<'a>(&'a self, table: &'a TableName) -> BoxFuture<'a, Result<bool, StoreError>> {
+        let was_there = self.tables().remove(table.as_str()).is_some();
+        Box::pin(async move { Ok(was_there) })
+    }
+
+    fn edit<'a>(&'a self, table: &'a TableName, change: &'a mut dyn Change) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            let Some(info) = self.describe(table).await? else { return Ok(false) };
+            let refused = |source| StoreError::Change { table: table.clone(), source };
+            let schema = change.begin(&info).map_err(refused)?;
+            let (mut declared, mut rows) = self.tables().get(table.as_str()).cloned().expect("described");
+            let conform = |batch: &RecordBatch| {
+                let columns = schema.fields().iter().map(|field| match batch.column_by_name(field.name()) {
+                    Some(column) => column.clone(),
+                    None => new_null_array(field.data_type(), batch.num_rows()),
+                });
+                RecordBatch::try_new(schema.clone(), columns.collect()).expect("rows of the declared types")
+            };
+            if let Some(looks_at) = change.looks_at() {
+                let mut left = Vec::new();
+                for batch in rows.iter().map(conform) {
+                    let places = looks_at.iter().map(|name| batch.schema().index_of(name).expect("a column"));
+                    let glance = batch.project(&places.collect::<Vec<_>>()).expect("columns");
+                    let touched = looks_at.is_empty() || change.touches(&glance).map_err(refused)?;
+                    left.push(if touched { change.rewrite(batch).map_err(refused)? } else { batch });
+                }
+                rows = left;
+            }
+            let ended = change.end().map_err(refused)?;
+            rows.extend(ended.rows.iter().map(conform));
+            declared = ended.declared.unwrap_or(declared);
+            self.tables().insert(table.to_string(), (declared, rows));
+            Ok(true)
+        })
+    }
+}
+
+/// Nothing is delivered here.
+struct Nobody;
+
+impl StoreWrite for Nobody {
+    fn replace_scope(&self, _: Delivery) -> BoxFuture<'_, Result<Committed, StoreError>> {
+        unreachable!("no statement delivers")
+    }
+
+    fn upsert(&self, _: Upsert) -> BoxFuture<'_, Result<Upserted, StoreError>> {
+        unreachable!("no statement delivers")
+    }
+
+    fn committed<'a>(
+        &'a self,
+        _: &'a TableName,
+        _: &'a ScopeKey,
+    ) -> BoxFuture<'a, Result<Option<SnapshotId>, StoreError>> {
+        unreachable!("no statement delivers")
+    }
+
+    fn maintain(&self, _: CancellationToken) -> BoxFuture<'_, Result<(), StoreError>> {
+        unreachable!("no statement keeps house")
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | route | what |
 //! |---|---|
-//! | `POST /_sql` | CrateDB's endpoint; queries, streamed |
+//! | `POST /_sql` | CrateDB's endpoint; statements, whose rows are streamed |
 //! | `POST /upload?table=&source=&scope=&snapshot=` | an Arrow IPC stream in the place of a scope |
 //! | `POST /upload?table=&key=` | an Arrow IPC stream whose rows take the place of those with the same key columns (`a,b`) |
 //! | `POST /upload?table=&type=&value=&rejects=` | records in JSON, each in the place of the one that it restates |
@@ -20,6 +20,7 @@
 mod compute;
 pub(crate) mod upload;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,8 +44,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use tokio::io::AsyncReadExt;
-use tokio::sync::Semaphore;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::io::StreamReader;
 
@@ -55,8 +56,7 @@ use crate::sql::{CRATEDB_VERSION, Options, SqlError};
 
 /// The largest body of a statement, as sent and as inflated.
 pub const MAX_SQL_BODY_BYTES: usize = 16 << 20;
-/// Bodies of the statements that are under way; further ones wait. One that does not say its length
-/// counts as the largest.
+/// Bodies of the statements that are under way, in all; those that would go beyond it are told to come back.
 pub const MAX_SQL_BODIES_BYTES: usize = 64 << 20;
 /// What a place among those bodies is counted in.
 const BODY_UNIT_BYTES: usize = 64 << 10;
@@ -227,14 +227,10 @@ async fn answered(
     if length.is_some_and(|length| length > MAX_SQL_BODY_BYTES) {
         return Ok(None);
     }
-    let inflates = request.headers().contains_key(header::CONTENT_ENCODING);
-    let bytes = length.filter(|_| !inflates).unwrap_or(MAX_SQL_BODY_BYTES);
-    let units = u32::try_from(bytes / BODY_UNIT_BYTES + 1).unwrap_or(u32::MAX);
-    let _place = doors.bodies.acquire_many(units).await;
-    let statement = {
-        let Some(body) = statement_body(request).await? else { return Ok(None) };
-        gateway::Request::read(&body)?
-    };
+    // Held until the answer begins: that long the statement's arguments are in memory.
+    let Some((body, _places)) = statement_body(&doors.bodies, request).await? else { return Ok(None) };
+    let statement = gateway::Request::read(&body)?;
+    drop(body);
     statement.answer(doors.handler.engine(), &options, types, began).await.map(Some)
 }
 
@@ -248,23 +244,41 @@ fn as_of(query: Option<&str>) -> Result<Option<DateTime<Utc>>, SqlError> {
         .map_err(|_| SqlError::Invalid(format!("as_of: {time:?} is no time such as 2026-01-31T12:00:00Z")))
 }
 
-/// A statement's body, inflated; nothing when it is too large.
-async fn statement_body(request: Request) -> Result<Option<Bytes>, SqlError> {
+/// A statement's body, inflated, and the places that it takes; nothing when it is too large. Who sends slowly
+/// takes no more places than what has come.
+async fn statement_body(
+    bodies: &Semaphore,
+    request: Request,
+) -> Result<Option<(Vec<u8>, SemaphorePermit<'_>)>, SqlError> {
+    let closed = |_| SqlError::Engine("the door is closed".to_owned());
+    let mut places = bodies.acquire().await.map_err(closed)?;
     let (parts, body) = request.into_parts();
-    let unreadable =
-        |error: &dyn std::fmt::Display| SqlError::Invalid(format!("the request's body cannot be read: {error}"));
     let coding = parts.headers.get(header::CONTENT_ENCODING).map_or(&b"identity"[..], |coding| coding.as_bytes());
-    let compressed = body.into_data_stream().map(|chunk| chunk.map_err(std::io::Error::other));
-    let compressed = StreamReader::new(compressed);
-    let mut bytes = Vec::new();
-    let limit = MAX_SQL_BODY_BYTES as u64 + 1;
-    let read = match coding {
-        b"identity" => compressed.take(limit).read_to_end(&mut bytes).await,
-        b"gzip" => GzipDecoder::new(compressed).take(limit).read_to_end(&mut bytes).await,
+    let sent = body.into_data_stream().map(|chunk| chunk.map_err(std::io::Error::other));
+    let sent = StreamReader::new(sent);
+    let mut body: Pin<Box<dyn AsyncRead + Send>> = match coding {
+        b"identity" => Box::pin(sent),
+        b"gzip" => Box::pin(GzipDecoder::new(sent)),
         _ => return Err(SqlError::Invalid("Content-Encoding: gzip or none is taken".to_owned())),
     };
-    read.map_err(|error| unreadable(&error))?;
-    Ok((bytes.len() <= MAX_SQL_BODY_BYTES).then(|| bytes.into()))
+    let mut bytes = Vec::new();
+    loop {
+        bytes.reserve(BODY_UNIT_BYTES);
+        let read = body.read_buf(&mut bytes).await;
+        let read = read.map_err(|error| SqlError::Invalid(format!("the request's body cannot be read: {error}")))?;
+        if read == 0 {
+            return Ok(Some((bytes, places)));
+        }
+        if bytes.len() > MAX_SQL_BODY_BYTES {
+            return Ok(None);
+        }
+        let more = (bytes.len() / BODY_UNIT_BYTES + 1).saturating_sub(places.num_permits());
+        let more = bodies.try_acquire_many(u32::try_from(more).unwrap_or(u32::MAX));
+        places.merge(more.map_err(|_| {
+            let most = MAX_SQL_BODIES_BYTES >> 20;
+            SqlError::Memory(format!("the statements under way have {most} MiB of arguments already: try again"))
+        })?);
+    }
 }
 
 // -- what it says of itself

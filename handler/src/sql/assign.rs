@@ -85,8 +85,8 @@ impl Assigned {
             }
             match declared.column(&place.column).map(|column| &column.data_type) {
                 Some(data_type) if place.keys.is_empty() || matches!(data_type, Type::Object(_)) => {}
-                Some(_) => return Err(SqlError::ColumnUnknown(named(place))),
-                None if declared.policy == Policy::Strict => return Err(SqlError::ColumnUnknown(named(place))),
+                Some(_) => return Err(SqlError::ColumnUnknown(place.to_string())),
+                None if declared.policy == Policy::Strict => return Err(SqlError::ColumnUnknown(place.to_string())),
                 None => {
                     let found = match &setting {
                         _ if !place.keys.is_empty() => Some(Type::Object(Default::default())),
@@ -117,7 +117,7 @@ impl Assigned {
         let mut columns = rows.columns().to_vec();
         for (place, setting) in &self.0 {
             let at = declared.columns.iter().position(|column| column.name == place.column);
-            let Some(at) = at else { return Err(SqlError::ColumnUnknown(named(place))) };
+            let Some(at) = at else { return Err(SqlError::ColumnUnknown(place.to_string())) };
             let column = &mut declared.columns[at];
             let values = match setting {
                 Setting::Value(arg) => vec![arg.clone(); rows.num_rows()],
@@ -158,11 +158,6 @@ fn changed(objects: &ArrayRef, row: usize, keys: &[String], value: Arg) -> Arg {
     let mut object = if texts.is_null(row) { Arg::Null } else { Arg::of_text(texts.value(row)).unwrap_or(Arg::Null) };
     put(&mut object, keys, value);
     object
-}
-
-fn named(place: &Place) -> String {
-    let path: Vec<String> = std::iter::once(&place.column).chain(&place.keys).cloned().collect();
-    value::path(&path)
 }
 
 pub(super) fn wrong(error: ArrowError) -> SqlError {

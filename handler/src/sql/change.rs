@@ -127,10 +127,7 @@ impl Changes {
                 (Action::Update(assignments), Some(declared)) => {
                     Some(Assigned::plan(assignments, declared, &mut growth, &plans)?)
                 }
-                (Action::Update(_), None) => {
-                    let relation = format!("{}.{}", super::SCHEMA, table.name);
-                    return Err(SqlError::Inaccessible { relation, operation: "UPDATE" });
-                }
+                (Action::Update(_), None) => return Err(SqlError::inaccessible(&table.name, "UPDATE")),
             };
             let by_key = declared.as_ref().and_then(|declared| key_of(part.condition.as_ref()?, &declared.primary_key));
             planned.push(Planned { condition, glance: None, assigned, by_key });

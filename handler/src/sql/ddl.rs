@@ -3,14 +3,16 @@
 //! let be; what would change the meaning of the data and is not kept here (generated columns,
 //! checks, full text) is refused.
 
-use datafusion::sql::sqlparser::ast::{Ident, ObjectName};
+use datafusion::sql::sqlparser::ast::{Expr, Ident, ObjectName};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
 
+use super::args::Arg;
 use super::error::SqlError;
 use super::rewrite::folded;
 use super::statement::{NewColumn, Place, Write};
+use super::value::{self, Growth, Misfit};
 use crate::store::Declared;
 use crate::store::declared::{MAX_COLUMNS, Object, Policy, Type};
 
@@ -116,8 +118,7 @@ pub(super) fn alter(parser: &mut Parser<'_>) -> Result<Write, SqlError> {
         let _ = parser.parse_keyword(Keyword::COLUMN);
         let place = place(parser)?;
         let data_type = data_type(parser, MAX_TYPE_DEPTH)?;
-        let mut options = Definition::default();
-        if options.options(parser, &place.column)? != Options::default() {
+        if options(parser, &place.column, &data_type)? != Options::default() {
             return Err(unsupported("ADD COLUMN takes a name and a type: rows that are there could not keep to more"));
         }
         check_name(place.keys.last().unwrap_or(&place.column))?;
@@ -187,7 +188,7 @@ impl Definition {
         let column = name(parser)?;
         check_name(&column)?;
         let data_type = data_type(parser, MAX_TYPE_DEPTH)?;
-        let options = self.options(parser, &column)?;
+        let options = options(parser, &column, &data_type)?;
         if self.declared.column(&column).is_some() {
             return Err(SqlError::Invalid(format!("column \"{column}\" specified more than once")));
         }
@@ -206,40 +207,6 @@ impl Definition {
         }
         self.declared.primary_key = columns;
         Ok(())
-    }
-
-    fn options(&mut self, parser: &mut Parser<'_>, column: &str) -> Result<Options, SqlError> {
-        let mut options = Options::default();
-        loop {
-            if parser.parse_keyword(Keyword::CONSTRAINT) {
-                parser.parse_identifier()?;
-            }
-            if parser.parse_keywords(&[Keyword::PRIMARY, Keyword::KEY]) {
-                options.primary_key = true;
-            } else if parser.parse_keywords(&[Keyword::NOT, Keyword::NULL]) {
-                options.not_null = true;
-            } else if parser.parse_keyword(Keyword::NULL) {
-            } else if parser.parse_keyword(Keyword::DEFAULT) {
-                options.default = Some(default(parser, column)?);
-            } else if parser.parse_keyword(Keyword::INDEX) {
-                if !word(parser, "off") {
-                    parser.expect_keyword(Keyword::USING)?;
-                    let method = name(parser)?;
-                    if method != "plain" && method != "off" {
-                        return Err(unsupported(format!("INDEX USING {method} is not taken here")));
-                    }
-                }
-            } else if word(parser, "storage") {
-                parser.expect_keyword(Keyword::WITH)?;
-                settings(parser)?;
-            } else if parser.peek_keyword(Keyword::GENERATED) || parser.peek_keyword(Keyword::AS) {
-                return Err(unsupported(format!("column {column} is generated, which is not taken here")));
-            } else if parser.peek_keyword(Keyword::CHECK) {
-                return Err(unsupported("CHECK is not taken here"));
-            } else {
-                return Ok(options);
-            }
-        }
     }
 
     /// Behind the columns.
@@ -322,6 +289,41 @@ impl Definition {
     }
 }
 
+/// Behind a column's type.
+fn options(parser: &mut Parser<'_>, column: &str, data_type: &Type) -> Result<Options, SqlError> {
+    let mut options = Options::default();
+    loop {
+        if parser.parse_keyword(Keyword::CONSTRAINT) {
+            parser.parse_identifier()?;
+        }
+        if parser.parse_keywords(&[Keyword::PRIMARY, Keyword::KEY]) {
+            options.primary_key = true;
+        } else if parser.parse_keywords(&[Keyword::NOT, Keyword::NULL]) {
+            options.not_null = true;
+        } else if parser.parse_keyword(Keyword::NULL) {
+        } else if parser.parse_keyword(Keyword::DEFAULT) {
+            options.default = Some(default(parser, column, data_type)?);
+        } else if parser.parse_keyword(Keyword::INDEX) {
+            if !word(parser, "off") {
+                parser.expect_keyword(Keyword::USING)?;
+                let method = name(parser)?;
+                if method != "plain" && method != "off" {
+                    return Err(unsupported(format!("INDEX USING {method} is not taken here")));
+                }
+            }
+        } else if word(parser, "storage") {
+            parser.expect_keyword(Keyword::WITH)?;
+            settings(parser)?;
+        } else if parser.peek_keyword(Keyword::GENERATED) || parser.peek_keyword(Keyword::AS) {
+            return Err(unsupported(format!("column {column} is generated, which is not taken here")));
+        } else if parser.peek_keyword(Keyword::CHECK) {
+            return Err(unsupported("CHECK is not taken here"));
+        } else {
+            return Ok(options);
+        }
+    }
+}
+
 /// `(a = 1, "b.c" = 'd')`.
 fn settings(parser: &mut Parser<'_>) -> Result<Vec<(String, String)>, SqlError> {
     list(parser, |parser| {
@@ -340,13 +342,14 @@ fn settings(parser: &mut Parser<'_>) -> Result<Vec<(String, String)>, SqlError> 
 }
 
 /// An expression that says the same for every row of a statement.
-fn default(parser: &mut Parser<'_>, column: &str) -> Result<String, SqlError> {
-    use datafusion::sql::sqlparser::ast::{Expr, UnaryOperator};
+fn default(parser: &mut Parser<'_>, column: &str, data_type: &Type) -> Result<String, SqlError> {
     // No more than a value: `NOT NULL` may follow.
     let expr = parser.parse_prefix()?;
+    if let Some(value) = Arg::of_literal(&expr) {
+        value::cast(&value, &mut data_type.clone(), &mut Growth::new(0)).map_err(Misfit::into_error)?;
+        return Ok(expr.to_string());
+    }
     let constant = match &expr {
-        Expr::Value(value) => !value.to_string().starts_with('$'),
-        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => matches!(**expr, Expr::Value(_)),
         Expr::Identifier(Ident { value, quote_style: None, .. }) => {
             matches!(value.to_lowercase().as_str(), "current_user" | "session_user" | "user" | "current_schema")
         }

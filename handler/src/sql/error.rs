@@ -8,6 +8,7 @@ use costream_common::report;
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 
+use crate::ident::TableName;
 use crate::store::StoreError;
 
 /// Longest message handed to a client, in bytes: an engine's error may quote what it was given.
@@ -20,7 +21,7 @@ pub enum SqlError {
     /// The text is no statement, or more than one.
     #[error("{0}")]
     Syntax(String),
-    /// A statement that would write: there is another door for that.
+    /// A statement that would write, where there is only reading.
     #[error("only read operations are allowed here, {0} is none")]
     Write(String),
     /// The caller lacks a privilege, as CrateDB names it, that the statement needs.
@@ -105,6 +106,11 @@ pub enum SqlError {
 }
 
 impl SqlError {
+    /// A table that is not for statements to write.
+    pub(super) fn inaccessible(table: &TableName, operation: &'static str) -> Self {
+        Self::Inaccessible { relation: format!("{}.{table}", super::SCHEMA), operation }
+    }
+
     /// CrateDB's name for the kind of the error.
     pub fn kind(&self) -> &'static str {
         match self {

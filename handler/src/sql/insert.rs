@@ -221,8 +221,7 @@ impl Insertion {
 
     fn plan(&self, table: &TableInfo) -> Result<(Attempt, SchemaRef), SqlError> {
         let Some(mut declared) = table.declared.clone() else {
-            let relation = format!("{}.{}", super::SCHEMA, table.name);
-            return Err(SqlError::Inaccessible { relation, operation: "INSERT" });
+            return Err(SqlError::inaccessible(&table.name, "INSERT"));
         };
         check_conflict(&self.conflict, &declared)?;
         let mut growth = Growth::new(declared.width());

@@ -35,6 +35,8 @@ mod tests;
 mod value;
 mod write;
 #[cfg(test)]
+mod write_model;
+#[cfg(test)]
 mod write_tests;
 
 use std::collections::HashSet;
@@ -74,7 +76,7 @@ use self::write::{Done, Writer};
 use crate::auth::{Caller, Right};
 use crate::ident::TableName;
 use crate::store::declared::{create_statement, quoted};
-use crate::store::{Query, Store, StoreEdit, StoreRead};
+use crate::store::{Query, Store, StoreEdit, StoreRead, TableInfo};
 use costream_common::config::Span;
 
 /// The release of CrateDB whose answers ours are like.
@@ -360,8 +362,10 @@ impl Engine {
         let name = TableName::new(name).ok().filter(|known| known.as_str() == name && schema == SCHEMA);
         let tables = self.store.tables().await?;
         let info = tables.into_iter().find(|info| Some(&info.name) == name.as_ref());
-        let declared = info.and_then(|info| info.declared.map(|declared| (info.name, declared)));
-        let (name, declared) = declared.ok_or_else(|| SqlError::RelationUnknown(table.to_string()))?;
+        let TableInfo { name, declared, .. } = info.ok_or_else(|| SqlError::RelationUnknown(table.to_string()))?;
+        let declared = declared.ok_or_else(|| {
+            SqlError::Unsupported(format!("{name} was made by deliveries: see information_schema.columns"))
+        })?;
         let qualified = format!("{}.{}", quoted(SCHEMA), quoted(name.as_str()));
         let literal = Arg::Text(create_statement(&qualified, &declared)).literal();
         parse::parse_read(&format!("SELECT {literal} AS \"SHOW CREATE TABLE {SCHEMA}.{name}\""))

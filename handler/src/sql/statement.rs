@@ -1,7 +1,10 @@
 //! Statements that write, as they were read: names folded, expressions not yet looked at.
 
+use std::fmt;
+
 use datafusion::sql::sqlparser::ast::{Expr, Ident, ObjectName, Query, SelectItem, Statement};
 
+use super::value;
 use crate::store::Declared;
 use crate::store::declared::Type;
 
@@ -40,6 +43,14 @@ pub(super) struct NewColumn {
 pub(super) struct Place {
     pub(super) column: String,
     pub(super) keys: Vec<String>,
+}
+
+/// `a['b']['c']`.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path: Vec<String> = std::iter::once(&self.column).chain(&self.keys).cloned().collect();
+        f.write_str(&value::path(&path))
+    }
 }
 
 #[derive(Debug)]

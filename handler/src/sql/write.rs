@@ -22,7 +22,7 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as EngineStatement;
 use datafusion::sql::sqlparser::ast::{
     DataType as SqlType, Expr, Ident, ObjectName, Query, SelectItem, SetExpr, Statement, TimezoneInfo, TypedString,
-    Value, VisitMut, VisitorMut,
+    Value, VisitMut, VisitorMut, visit_expressions,
 };
 use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +34,7 @@ use super::error::SqlError;
 use super::insert::{ArgSets, Cell, Given, Insertion};
 use super::parse::parse_read;
 use super::rewrite::{self, Rewritten, Session, folded};
-use super::statement::{Assignment, Conflict, Delete, Insert, NewColumn, Place, Source, Update, Write};
+use super::statement::{Assignment, Conflict, Delete, Insert, NewColumn, Source, Update, Write};
 use super::value::{Growth, Misfit};
 use super::{CATALOG, Options, SCHEMA, catalog, encode, prepared, stream};
 use crate::auth::Right;
@@ -130,8 +130,11 @@ impl Writer {
     }
 
     fn may(&self, operation: &str) -> Result<(), SqlError> {
-        let verb = if matches!(operation, "CREATE" | "ALTER" | "DROP") { "DDL" } else { "DML" };
-        self.require(Right::Write, verb)
+        match operation {
+            "CREATE" | "ALTER" | "DROP" => self.require(Right::Write, "DDL"),
+            "REFRESH" => self.require(Right::Read, "DQL"),
+            _ => self.require(Right::Write, "DML"),
+        }
     }
 
     fn require(&self, right: Right, verb: &'static str) -> Result<(), SqlError> {
@@ -143,7 +146,7 @@ impl Writer {
         match (&table.declared, operation) {
             (Some(_), _) => Ok(()),
             (None, "DELETE" | "DROP") => self.require(Right::Admin, "AL"),
-            (None, _) => Err(SqlError::Inaccessible { relation: qualified(&table.name), operation }),
+            (None, _) => Err(SqlError::inaccessible(&table.name, operation)),
         }
     }
 
@@ -185,12 +188,22 @@ impl Writer {
             return Err(SqlError::Unsupported("RETURNING is for INSERT ... VALUES and UPDATE".to_owned()));
         }
         let info = self.described(table, "INSERT").await?;
+        if !returning.is_empty() {
+            // What cannot be told later is an error before anything is stored.
+            self.returned(table, Vec::new(), returning.clone(), args.clone()).await?;
+        }
         let defaults = self.defaults(&info, columns.as_deref()).await?;
         let (conflict, context) = match conflict {
             Conflict::Updates { key, assignments } => {
-                let none: &[Arg] = &[];
-                let args = if let ArgSets::One(args) = &args { args } else { none };
-                let assignments = self.rewritten(assignments, args)?;
+                let assignments = match &args {
+                    ArgSets::One(args) => self.rewritten(assignments, args)?,
+                    // One set of assignments for all rows.
+                    ArgSets::Bulk(_) if assignments.iter().any(|assignment| wants_arguments(&assignment.value)) => {
+                        let text = "DO UPDATE SET of a bulk request takes excluded.column, and no argument";
+                        return Err(SqlError::Unsupported(text.to_owned()));
+                    }
+                    ArgSets::Bulk(_) => self.rewritten(assignments, &[])?,
+                };
                 (Conflict::Updates { key, assignments }, Some(self.context().await?))
             }
             conflict => (conflict, None),
@@ -358,6 +371,9 @@ impl Writer {
         }
         let qualifier = alias.as_ref().map_or_else(|| table.to_string(), folded);
         let keeps = !returning.is_empty();
+        if keeps {
+            self.returned(table, Vec::new(), returning.clone(), args.clone()).await?;
+        }
         let mut changes = Changes::new(self.context().await?, qualifier, parts, keeps, self.stop.clone());
         self.edited(table, &mut changes).await?;
         if is_bulk {
@@ -488,6 +504,14 @@ fn literals(column: &ArrayRef) -> Result<Vec<Expr>, SqlError> {
     times.ok_or_else(|| SqlError::Invalid("a subquery answers a time that no calendar has".to_owned()))
 }
 
+fn wants_arguments(expr: &Expr) -> bool {
+    let is_argument = |expr: &Expr| match expr {
+        Expr::Value(value) if matches!(value.value, Value::Placeholder(_)) => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    visit_expressions(expr, is_argument).is_break()
+}
+
 fn count(rows: u64) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX)
 }
@@ -550,12 +574,12 @@ struct Addition {
 impl Change for Addition {
     fn begin(&mut self, table: &TableInfo) -> Result<SchemaRef, BatchError> {
         let Some(mut declared) = table.declared.clone() else {
-            return Err(SqlError::Inaccessible { relation: qualified(&table.name), operation: "ALTER" }.into());
+            return Err(SqlError::inaccessible(&table.name, "ALTER").into());
         };
         let mut growth = Growth::new(declared.width());
         for NewColumn { place, data_type } in &self.columns {
             let taken = || {
-                let text = format!("The table {} already has a column named {}", qualified(&table.name), named(place));
+                let text = format!("The table {} already has a column named {place}", qualified(&table.name));
                 SqlError::Invalid(text)
             };
             growth.take().map_err(Misfit::into_error)?;
@@ -603,9 +627,4 @@ impl Change for Addition {
     fn end(&mut self) -> Result<Ended, BatchError> {
         Ok(Ended { rows: Vec::new(), declared: self.declared.take() })
     }
-}
-
-fn named(place: &Place) -> String {
-    let path: Vec<String> = std::iter::once(&place.column).chain(&place.keys).cloned().collect();
-    super::value::path(&path)
 }

@@ -63,7 +63,7 @@ pub(crate) mod edit;
 pub(crate) use self::edit::{
     a_change_is_all_there_or_not_at_all, a_declared_table_is_made_once_and_described,
     a_dropped_table_is_gone_and_can_be_made_anew, concurrent_changes_lose_nothing,
-    declared_and_delivered_tables_do_not_mix,
+    declared_and_delivered_tables_do_not_mix, tables_and_columns_are_listed,
 };
 
 /// A charge.
@@ -688,19 +688,4 @@ pub(crate) async fn a_store_holds_few_batches_of_a_long_delivery(store: &Store) 
         (&counts[0][..2], plain(&counts[0][2]).as_str()),
         (&["100000".to_owned(), "100".to_owned()][..], "0.0000000000001")
     );
-}
-
-pub(crate) async fn tables_and_columns_are_listed(store: &Store) {
-    assert_eq!(store.read.tables().await.expect("no tables"), []);
-    replace(store, &key("a", "b"), 1, &[row(SEPTEMBER, "1", "a")]).await;
-    upsert(store, vec![samples(&[("a", SEPTEMBER, "1")])]).await;
-    let tables = store.read.tables().await.expect("two tables");
-    let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
-    assert_eq!(names, ["costs", "metrics"]);
-    let columns: Vec<_> = tables[0].schema.fields().iter().map(|field| field.name().as_str()).collect();
-    assert_eq!(
-        columns,
-        ["billingperiodstart", "billedcost", "servicename", "tags", "x_source", "x_scope", "x_snapshot", "x_row"]
-    );
-    assert_eq!(*tables[0].schema.field(1).data_type(), ColumnKind::Decimal.data_type());
 }

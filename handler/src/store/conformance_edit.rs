@@ -1,4 +1,4 @@
-//! What every store that keeps tables of one's own must do; part of [`super::conformance`].
+//! What every store must do with tables as such, and with those of one's own; part of [`super::conformance`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,8 +6,9 @@ use std::sync::Arc;
 use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int64Type, SchemaRef};
+use costream_common::record::ColumnKind;
 
-use super::{ask, ask_as_of, next_moment, samples, stream, upsert_of};
+use super::{SEPTEMBER, ask, ask_as_of, key, next_moment, replace, row, samples, stream, upsert, upsert_of};
 use crate::ident::TableName;
 use crate::store::declared::{Object, Policy, Type};
 use crate::store::{BatchError, Change, Declared, Ended, Store, StoreError, TableInfo};
@@ -106,6 +107,21 @@ pub(crate) async fn count(store: &Store, id: i64) -> Result<bool, StoreError> {
 
 async fn counted(store: &Store) -> Vec<Vec<String>> {
     ask(store, "SELECT id, \"N\" FROM counters ORDER BY id").await
+}
+
+pub(crate) async fn tables_and_columns_are_listed(store: &Store) {
+    assert_eq!(store.read.tables().await.expect("no tables"), []);
+    replace(store, &key("a", "b"), 1, &[row(SEPTEMBER, "1", "a")]).await;
+    upsert(store, vec![samples(&[("a", SEPTEMBER, "1")])]).await;
+    let tables = store.read.tables().await.expect("two tables");
+    let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
+    assert_eq!(names, ["costs", "metrics"]);
+    let columns: Vec<_> = tables[0].schema.fields().iter().map(|field| field.name().as_str()).collect();
+    assert_eq!(
+        columns,
+        ["billingperiodstart", "billedcost", "servicename", "tags", "x_source", "x_scope", "x_snapshot", "x_row"]
+    );
+    assert_eq!(*tables[0].schema.field(1).data_type(), ColumnKind::Decimal.data_type());
 }
 
 pub(crate) async fn a_declared_table_is_made_once_and_described(store: &Store) {

@@ -1,5 +1,5 @@
 //! What `/metrics` shows of the current snapshots, made ready when one is swapped in: the sums
-//! over every source within one series budget, the control totals, rejects and rules. Holds the
+//! over every source within one series budget, the control totals, rejects and rules. Holds the text of the
 //! budget's series, and while it is made the candidates for them and one snapshot's series.
 
 use std::collections::BTreeMap;
@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use costream_common::record::ScopeKey;
+use costream_common::exposition::encode::TextWriter;
+use costream_common::exposition::{Format, Kind};
+use costream_common::record::{GroupTotals, ScopeKey};
 
 use crate::dimensions::Dimensions;
 use crate::rollup::{Rollup, Series, period_label};
@@ -18,13 +21,37 @@ use crate::snapshot::{Spool, SpoolError};
 /// that takes has gone by.
 const PATIENCE: u32 = 10;
 
+/// About the size of a chunk of text.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// A family of gauges: its name, help, and what it takes of a series.
+type Family = (&'static str, &'static str, fn(&GroupTotals) -> String);
+
+const COSTS: [Family; 5] = [
+    ("costream_billed_cost", "Sum of BilledCost, in the billing currency", |totals| totals.billed.to_string()),
+    ("costream_effective_cost", "Sum of EffectiveCost, in the billing currency", |totals| totals.effective.to_string()),
+    ("costream_list_cost", "Sum of ListCost, in the billing currency", |totals| totals.list.to_string()),
+    ("costream_contracted_cost", "Sum of ContractedCost, in the billing currency", |totals| {
+        totals.contracted.to_string()
+    }),
+    ("costream_charges", "Charges, which are rows of the report", |totals| totals.rows.to_string()),
+];
+const CONTROLS: [Family; 5] = [
+    ("costream_control_billed_cost", "Control total: sum of BilledCost", |totals| totals.billed.to_string()),
+    ("costream_control_effective_cost", "Control total: sum of EffectiveCost", |totals| totals.effective.to_string()),
+    ("costream_control_list_cost", "Control total: sum of ListCost", |totals| totals.list.to_string()),
+    ("costream_control_contracted_cost", "Control total: sum of ContractedCost", |totals| {
+        totals.contracted.to_string()
+    }),
+    ("costream_control_charges", "Control total: charges", |totals| totals.rows.to_string()),
+];
+
 /// The sums of the current snapshots.
 #[derive(Debug, Default)]
 pub(crate) struct Sums {
-    /// By source, period, currency and dimensions.
-    pub(crate) series: Vec<Series>,
-    /// By source, period and currency: the snapshots' control totals.
-    pub(crate) controls: Vec<Series>,
+    /// In chunks, the families of sums by source, period, currency and dimensions, then those of the snapshots'
+    /// control totals by source, period and currency. Gauges are written alike in every format.
+    pub(crate) text: Vec<Bytes>,
     /// Refused rows, by source and reason.
     pub(crate) rejects: BTreeMap<(String, String), u64>,
     /// Applied rules, by source and rule.
@@ -56,10 +83,26 @@ impl Sums {
             count(&mut sums.rules, &generation.manifest.report.rules);
             sums.snapshots.push((snapshot.key.clone(), snapshot.taken_at));
         }
-        sums.series = series.into_series();
-        sums.controls = controls.into_series();
+        let (series, controls) = (series.into_series(), controls.into_series());
+        let families = COSTS.iter().map(|family| (family, &series));
+        for (family, series) in families.chain(CONTROLS.iter().map(|family| (family, &controls))) {
+            write(family, spool.dimensions(), series, &mut sums.text);
+        }
         Ok(sums)
     }
+}
+
+fn write((name, help, value): &Family, dimensions: &Dimensions, series: &[Series], chunks: &mut Vec<Bytes>) {
+    let mut writer = TextWriter::new(Format::Text004);
+    writer.family(name, Kind::Gauge, help);
+    for Series { values, totals } in series {
+        let labels = dimensions.labels().zip(values).filter(|(_, value)| !value.is_empty());
+        writer.sample(name, labels, &value(totals), None);
+        if writer.len() >= CHUNK_BYTES {
+            chunks.push(writer.take());
+        }
+    }
+    chunks.push(writer.take());
 }
 
 /// The sums, kept ready.

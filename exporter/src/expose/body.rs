@@ -1,6 +1,6 @@
-//! From chunks to an answer: conditions checked, an encoding chosen, the chunks pulled one at a
-//! time on a blocking thread as the reader takes them. A reader that stalls stops the pulling,
-//! one that goes away ends it; neither costs more than the chunk in hand.
+//! From chunks to an answer: conditions checked, an encoding chosen, the chunks taken one at a time as the
+//! reader takes them; those that have to be made are [`pulled`] from a blocking thread. A reader that stalls
+//! stops the pulling, one that goes away ends it; neither costs more than the chunk in hand.
 
 use std::error::Error;
 use std::io;
@@ -33,11 +33,12 @@ enum Encoding {
 }
 
 /// Answers with chunks. `tag` names what they say, whatever the encoding: the entity tag is weak.
-pub(super) fn answer<I, E>(request: &HeaderMap, content_type: &'static str, tag: &str, chunks: I) -> Response
-where
-    I: Iterator<Item = Result<Bytes, E>> + Send + 'static,
-    E: Error + Send + Sync + 'static,
-{
+pub(super) fn answer(
+    request: &HeaderMap,
+    content_type: &'static str,
+    tag: &str,
+    chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+) -> Response {
     let Some(encoding) = encoding(&all(request, header::ACCEPT_ENCODING)) else {
         return refused(Refusal::NotAcceptable);
     };
@@ -46,7 +47,6 @@ where
     let mut response = if known {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        let chunks = pulled(chunks);
         let reader = |chunks| StreamReader::new(Box::pin(chunks));
         let body = match encoding {
             Encoding::Identity => Body::from_stream(chunks),
@@ -133,7 +133,7 @@ fn encoding(accept: &str) -> Option<Encoding> {
 
 /// Chunks, each made on a blocking thread when it is asked for. An error breaks the body off, so that its
 /// reader notices.
-fn pulled<I, E>(chunks: I) -> impl Stream<Item = io::Result<Bytes>> + Send
+pub(super) fn pulled<I, E>(chunks: I) -> impl Stream<Item = io::Result<Bytes>> + Send
 where
     I: Iterator<Item = Result<Bytes, E>> + Send + 'static,
     E: Error + Send + Sync + 'static,

@@ -1,41 +1,15 @@
-//! `/metrics`: the sums kept ready in, chunks of text out. Holds about [`CHUNK_BYTES`].
+//! `/metrics`: the text kept ready of the sums in, and after it what changes from one answer to the next:
+//! the sources' states and the exporter's telemetry. Holds those; the sums' text is shared by all answers.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use costream_common::exposition::encode::{TextWriter, float};
 use costream_common::exposition::{Format, Kind};
-use costream_common::record::{GroupTotals, SourceName};
+use costream_common::record::SourceName;
 
-use crate::dimensions::Dimensions;
 use crate::poll::Status;
-use crate::rollup::Series;
 use crate::sums::Sums;
-
-/// About the size of a chunk.
-const CHUNK_BYTES: usize = 64 << 10;
-
-/// A family of sums: its name, help, and what it takes of a series.
-type Family = (&'static str, &'static str, fn(&GroupTotals) -> String);
-
-const COSTS: [Family; 5] = [
-    ("costream_billed_cost", "Sum of BilledCost, in the billing currency", |totals| totals.billed.to_string()),
-    ("costream_effective_cost", "Sum of EffectiveCost, in the billing currency", |totals| totals.effective.to_string()),
-    ("costream_list_cost", "Sum of ListCost, in the billing currency", |totals| totals.list.to_string()),
-    ("costream_contracted_cost", "Sum of ContractedCost, in the billing currency", |totals| {
-        totals.contracted.to_string()
-    }),
-    ("costream_charges", "Charges, which are rows of the report", |totals| totals.rows.to_string()),
-];
-const CONTROLS: [Family; 5] = [
-    ("costream_control_billed_cost", "Control total: sum of BilledCost", |totals| totals.billed.to_string()),
-    ("costream_control_effective_cost", "Control total: sum of EffectiveCost", |totals| totals.effective.to_string()),
-    ("costream_control_list_cost", "Control total: sum of ListCost", |totals| totals.list.to_string()),
-    ("costream_control_contracted_cost", "Control total: sum of ContractedCost", |totals| {
-        totals.contracted.to_string()
-    }),
-    ("costream_control_charges", "Control total: charges", |totals| totals.rows.to_string()),
-];
 
 /// What is said of each source, beside its bill.
 pub(super) struct SourceState {
@@ -45,7 +19,6 @@ pub(super) struct SourceState {
 
 /// What one answer shows.
 pub(super) struct Shown {
-    pub(super) dimensions: Dimensions,
     pub(super) sums: Arc<Sums>,
     pub(super) sources: Vec<SourceState>,
     pub(super) spool_bytes: u64,
@@ -55,63 +28,13 @@ pub(super) struct Shown {
 }
 
 /// The chunks of one answer.
-pub(super) struct Metrics {
-    shown: Shown,
-    writer: TextWriter,
-    family: usize,
-    sample: usize,
-}
-
-impl Metrics {
-    pub(super) fn new(shown: Shown, format: Format) -> Self {
-        Self { shown, writer: TextWriter::new(format), family: 0, sample: 0 }
-    }
-
-    /// The series of a family of sums, by its position; nothing beyond the last.
-    fn sums(&self, at: usize) -> Option<(Family, &[Series])> {
-        let costs = COSTS.iter().map(|family| (*family, self.shown.sums.series.as_slice()));
-        costs.chain(CONTROLS.iter().map(|family| (*family, self.shown.sums.controls.as_slice()))).nth(at)
-    }
-}
-
-impl Iterator for Metrics {
-    type Item = Result<Bytes, std::convert::Infallible>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let sums = Arc::clone(&self.shown.sums);
-        let dimensions = self.shown.dimensions.clone();
-        while self.writer.len() < CHUNK_BYTES {
-            let Some(((name, help, value), series)) =
-                self.sums(self.family).map(|(family, series)| (family, series.len()))
-            else {
-                break;
-            };
-            let all = if self.family < COSTS.len() { &sums.series } else { &sums.controls };
-            if self.sample == 0 {
-                self.writer.family(name, Kind::Gauge, help);
-            }
-            while self.sample < series && self.writer.len() < CHUNK_BYTES {
-                let Series { values, totals } = &all[self.sample];
-                let labels = dimensions.labels().zip(values).filter(|(_, value)| !value.is_empty());
-                self.writer.sample(name, labels, &value(totals), None);
-                self.sample += 1;
-            }
-            if self.sample == series {
-                (self.family, self.sample) = (self.family + 1, 0);
-            }
-        }
-        if self.family == COSTS.len() + CONTROLS.len() && self.writer.len() < CHUNK_BYTES {
-            self.family += 1;
-            states(&mut self.writer, &self.shown);
-            let mut last = Vec::from(self.writer.take());
-            last.extend_from_slice(self.shown.telemetry.as_bytes());
-            self.writer.finish();
-            last.extend_from_slice(&self.writer.take());
-            return Some(Ok(last.into()));
-        }
-        let chunk = self.writer.take();
-        (!chunk.is_empty()).then_some(Ok(chunk))
-    }
+pub(super) fn chunks(shown: &Shown, format: Format) -> Vec<Bytes> {
+    let mut writer = TextWriter::new(format);
+    states(&mut writer, shown);
+    let states = writer.take();
+    writer.finish();
+    let rest = [states, Bytes::from(shown.telemetry.clone()), writer.take()];
+    shown.sums.text.iter().cloned().chain(rest).filter(|chunk| !chunk.is_empty()).collect()
 }
 
 fn states(writer: &mut TextWriter, shown: &Shown) {

@@ -28,10 +28,11 @@ use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use costream_common::exposition::{self, Format};
+use futures::stream;
 use serde::Deserialize;
 
-use self::body::{Refusal, all, answer, refused};
-use self::metrics::{Metrics, Shown, SourceState};
+use self::body::{Refusal, all, answer, pulled, refused};
+use self::metrics::{Shown, SourceState};
 use self::records::{Arrow, Rows, Text};
 use crate::Inner;
 use crate::snapshot::Generation;
@@ -73,14 +74,14 @@ async fn metrics(State(inner): State<Arc<Inner>>, headers: HeaderMap) -> Respons
     let sources =
         inner.sources.iter().map(|polling| SourceState { name: polling.source.name.clone(), status: polling.status() });
     let shown = Shown {
-        dimensions: polls.spool.dimensions().clone(),
         sums: polls.ready.get(),
         sources: sources.collect(),
         spool_bytes: polls.spool.used_bytes(),
         spool_max_bytes: polls.spool.max_bytes(),
         telemetry,
     };
-    answer(&headers, format.content_type(), &tag, Metrics::new(shown, format))
+    let chunks = metrics::chunks(&shown, format).into_iter().map(Ok);
+    answer(&headers, format.content_type(), &tag, stream::iter(chunks))
 }
 
 /// Which snapshots a request is about.
@@ -131,7 +132,7 @@ async fn records(
                 &headers,
                 format.content_type(),
                 &inner.tag_of(&selected, format.content_type()),
-                Text::new(selected, *format),
+                pulled(Text::new(selected, *format)),
             ),
             None => arrow(&inner, &headers, selected, Rows::Taken).await,
         },
@@ -156,7 +157,7 @@ async fn rejects(
 async fn arrow(inner: &Inner, headers: &HeaderMap, selected: Vec<Arc<Generation>>, rows: Rows) -> Response {
     let tag = inner.tag_of(&selected, ARROW);
     match tokio::task::spawn_blocking(move || Arrow::new(selected, rows)).await {
-        Ok(Ok(chunks)) => answer(headers, ARROW, &tag, chunks),
+        Ok(Ok(chunks)) => answer(headers, ARROW, &tag, pulled(chunks)),
         Ok(Err(error)) => failed(&error),
         Err(error) => failed(&error),
     }
@@ -180,7 +181,7 @@ async fn snapshots(State(inner): State<Arc<Inner>>, headers: HeaderMap) -> Respo
     });
     let is_empty = inner.polls.spool.current().is_empty();
     let end = if is_empty { "{\"snapshots\":[]}\n" } else { "]}\n" };
-    answer(&headers, JSON, &tag, listed.chain([Ok(Bytes::from_static(end.as_bytes()))]))
+    answer(&headers, JSON, &tag, pulled(listed.chain([Ok(Bytes::from_static(end.as_bytes()))])))
 }
 
 async fn ready(State(inner): State<Arc<Inner>>) -> Response {

@@ -2,9 +2,11 @@
 //! are processors, at most [`MAX_ENCODERS`]: encoding is most of what storing a row costs. Each takes the next
 //! column that nobody has, so none waits for a wide one.
 //!
-//! Whoever writes waits until a batch is encoded, and a full row group until the store has taken it. Holds one row
-//! group, encoded, and what the upload buffers. A writer whose call was dropped before its end is of no more use.
+//! Whoever writes waits until a batch is encoded, and a full row group until the store has taken it, column by column.
+//! Holds one row group, encoded, one column of it once more, and what the upload buffers. A writer whose call was
+//! dropped before its end is of no more use.
 
+use std::io::{self, Write};
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,8 +29,9 @@ const MAX_ENCODERS: usize = 4;
 /// Writes one file.
 pub(super) struct FileWriter {
     fields: Vec<FieldRef>,
-    /// Makes the file of row groups; its bytes are taken whenever there are some.
-    file: SerializedFileWriter<Vec<u8>>,
+    /// Makes the file of row groups.
+    file: SerializedFileWriter<Made>,
+    made: Made,
     row_groups: ArrowRowGroupWriterFactory,
     upload: BufWriter,
     /// The columns of the open row group; none when there is none.
@@ -51,9 +54,10 @@ impl FileWriter {
         max_row_group_rows: usize,
     ) -> Result<Self, ParquetError> {
         let fields = schema.fields().iter().cloned().collect();
-        let writer = ArrowWriter::try_new_with_options(Vec::new(), schema, options)?;
+        let made = Made::default();
+        let writer = ArrowWriter::try_new_with_options(made.clone(), schema, options)?;
         let (file, row_groups) = writer.into_serialized_writer()?;
-        Ok(Self { fields, file, row_groups, upload, columns: Vec::new(), rows: 0, max_row_group_rows })
+        Ok(Self { fields, file, made, row_groups, upload, columns: Vec::new(), rows: 0, max_row_group_rows })
     }
 
     /// Writes a batch of the file's schema.
@@ -93,17 +97,18 @@ impl FileWriter {
         let mut row_group = self.file.next_row_group()?;
         for chunk in chunks.into_iter().flat_map(|(_, chunks)| chunks) {
             chunk.append_to_row_group(&mut row_group)?;
+            self.upload.put(self.made.take()).await.map_err(refused)?;
         }
         row_group.close()?;
         self.rows = 0;
-        self.send().await
+        Ok(())
     }
 
     /// Ends the file: what it holds, and how many bytes it has.
     pub(super) async fn finish(mut self) -> Result<(ParquetMetaData, usize), ParquetError> {
         self.flush().await?;
         let metadata = self.file.finish()?;
-        self.send().await?;
+        self.upload.put(self.made.take()).await.map_err(refused)?;
         self.upload.shutdown().await?;
         Ok((metadata, self.file.bytes_written()))
     }
@@ -131,11 +136,31 @@ impl FileWriter {
         });
         columns.collect()
     }
+}
 
-    async fn send(&mut self) -> Result<(), ParquetError> {
-        let bytes = Bytes::from(std::mem::take(self.file.inner_mut()));
-        self.upload.put(bytes).await.map_err(|error| ParquetError::External(error.into()))
+/// The bytes made of a file, for whoever sends them on.
+#[derive(Clone, Default)]
+struct Made(Arc<Mutex<Vec<u8>>>);
+
+impl Made {
+    fn take(&self) -> Bytes {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).into()
     }
+}
+
+impl Write for Made {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn refused(error: object_store::Error) -> ParquetError {
+    ParquetError::External(error.into())
 }
 
 /// The columns that a parquet file has for one of ours; nothing for types that no table has.

@@ -41,7 +41,7 @@ use super::stats;
 /// Files written at the same time: one for each of the partitions last written to.
 const MAX_OPEN_FILES: usize = 8;
 /// Encoded rows kept in memory, over all open files; beyond it the largest row group is written.
-const MAX_ENCODED_BYTES: usize = 32 << 20;
+const MAX_ENCODED_BYTES: usize = 16 << 20;
 /// Rows of one row group.
 const MAX_ROW_GROUP_ROWS: usize = 128 << 10;
 /// What an upload buffers: the least that object stores take as a part.

@@ -44,7 +44,7 @@ bench-parts *args:
 doc:
     cargo doc --workspace --no-deps --open
 
-# Strange bytes for one target, for ten minutes: csv, exposition, web_config or sql; see fuzz/README.md.
+# Strange bytes for one target, for ten minutes: csv, json, exposition, web_config or sql; see fuzz/README.md.
 fuzz target *args="-max_total_time=600":
     cargo +nightly fuzz run --fuzz-dir fuzz {{ if target == "sql" { "--features sql" } else { "" } }} {{target}} -s none -- \
         -dict=fuzz/dictionaries/{{target}}.txt -max_len=4096 -timeout=60 -rss_limit_mb=2048 {{args}}

@@ -1,11 +1,12 @@
 //! The exporter: sources of cost reports in, snapshots of exact records out, over HTTP.
 //!
-//! A report meets the modules in this order, and a module uses only those before it: profile,
+//! A report meets the modules in this order, and a module uses only those before it: profile, budget,
 //! decode, dimensions, config, source, convert, report, rollup, snapshot, sums, telemetry, poll, expose.
 //!
 //! Peak memory: per poll under way a few batches on each side of the disk, per reader one batch;
 //! and the series of one budget, four times over while they are made. Nothing grows with a report.
 
+mod budget;
 pub mod config;
 pub mod convert;
 pub mod decode;

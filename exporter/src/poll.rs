@@ -306,6 +306,7 @@ impl Polling {
             file: item.shown.clone(),
             limits: polls.limits,
             csv_reader: polls.csv_reader,
+            scratch: polls.spool.scratch(),
         };
         let decoded = match Report::open(reader, options).await {
             Ok(report) => {
@@ -526,7 +527,7 @@ mod tests {
     use tokio::io::{AsyncRead, ReadBuf};
 
     use super::*;
-    use crate::decode::csv::N_READY_CHUNKS;
+    use crate::decode::chunk::N_READY_CHUNKS;
 
     const HEADER: &[u8] = b"BilledCost,BillingCurrency,x_Note\n";
     /// So many rows fill a batch by their number and by their bytes, about.

@@ -1,11 +1,13 @@
 //! A report opened: bytes in, typed batches and rejected rows out, in the report's order.
 //!
 //! ```text
-//! bytes -> decode (a task: sniff, decompress, CSV records) -> bounded channel -> convert (the caller's task) -> batches
+//! bytes -> decode (sniff, decompress; a task or thread: rows) -> bounded channel -> convert (the caller's task) -> batches
 //! ```
 //!
 //! Peak memory is the decoder's ([`crate::decode`]), one open batch (2 MiB, or one row) and one being handed over.
 //! Nothing is deduplicated: two identical rows are two charges.
+
+pub mod generic;
 
 use std::collections::BTreeMap;
 
@@ -18,9 +20,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::convert::{Converter, header};
 pub use crate::convert::{Reject, Rejected};
-use crate::decode::csv::{Chunk, Message, N_READY_CHUNKS, Records};
-use crate::decode::{self, BILLED_COST, MAX_COLUMN_NAME_BYTES};
-pub use crate::decode::{CsvReader, DecodeError, Limits};
+use crate::decode::chunk::{Chunk, Message};
+use crate::decode::{self, BILLED_COST, Columns, MAX_COLUMN_NAME_BYTES, Opened, Reading};
+pub use crate::decode::{CsvReader, DecodeError, Limits, Scratch};
 use crate::profile::{self, ProfileName, RuleCounts};
 
 /// How to read a report.
@@ -32,8 +34,10 @@ pub struct DecodeOptions {
     pub file: String,
     /// What it may ask of us at most.
     pub limits: Limits,
-    /// What takes its text apart.
+    /// What takes its text apart, when it is CSV.
     pub csv_reader: CsvReader,
+    /// Where it is kept while it is read, when it is not.
+    pub scratch: Scratch,
 }
 
 impl DecodeOptions {
@@ -44,6 +48,7 @@ impl DecodeOptions {
             file: file.into(),
             limits: Limits::default(),
             csv_reader: CsvReader::default(),
+            scratch: Scratch::default(),
         }
     }
 }
@@ -100,47 +105,33 @@ enum State {
 const N_FIRST_ROWS: usize = 100;
 
 impl Report {
-    /// Reads the header and, to recognise the report, its first rows.
+    /// Reads the columns' names and, to recognise the report, its first rows.
     ///
     /// # Errors
-    /// The bytes cannot be read, are no CSV, have no column `BilledCost`, or a header beyond the limits.
+    /// The bytes cannot be read, are no report, have no column `BilledCost`, or columns beyond the limits.
     pub async fn open(
         bytes: impl AsyncRead + Send + Unpin + 'static,
         options: DecodeOptions,
     ) -> Result<Self, DecodeError> {
-        let DecodeOptions { profile, file, limits, csv_reader } = options;
+        let DecodeOptions { profile, file, limits, csv_reader, scratch } = options;
         let leniency = profile.leniency();
+        let reading =
+            Reading { file: file.clone(), leniency, limits, csv_reader, scratch, columns: Columns::AsTheyCome };
+        let Opened { names, rules: applied, mut chunks, reader } = decode::open(bytes, reading).await?;
         let mut rules = RuleCounts::default();
-        let text = decode::text(bytes, &file, leniency, limits.max_header_bytes).await?;
-        text.rules.iter().for_each(|rule| rules.count(*rule));
-        let (records, header) = Records::open(text, &file, &limits, csv_reader).await?;
-        let Some(written) = header.row(0) else { return Err(DecodeError::Empty { file }) };
+        applied.iter().for_each(|rule| rules.count(*rule));
 
-        let too_large = |unit, size: usize, max: usize| DecodeError::HeaderTooLarge {
-            file: file.clone(),
-            unit,
-            size: size as u64,
-            max: max as u64,
-        };
-        if written.n_fields > limits.max_columns {
-            return Err(too_large("columns", written.n_fields, limits.max_columns));
+        if let Some(name) = names.iter().find(|name| name.len() > MAX_COLUMN_NAME_BYTES) {
+            let (size, max) = (name.len() as u64, MAX_COLUMN_NAME_BYTES as u64);
+            return Err(DecodeError::HeaderTooLarge { file, unit: "bytes in one name", size, max });
         }
-        let mut names = Vec::with_capacity(written.n_fields);
-        for (at, name) in written.fields().enumerate() {
-            if name.len() > MAX_COLUMN_NAME_BYTES {
-                return Err(too_large("bytes in one name", name.len(), MAX_COLUMN_NAME_BYTES));
-            }
-            let not_utf8 = |_| DecodeError::HeaderNotUtf8 { file: file.clone(), column: at + 1 };
-            names.push(std::str::from_utf8(name).map_err(not_utf8)?);
-        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let columns = header::columns(&names, leniency, &mut rules);
         if !columns.iter().any(|column| column.name == BILLED_COST) {
             return Err(DecodeError::MissingColumn { file, column: BILLED_COST });
         }
         let version = focus::detect_version(&columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>());
 
-        let (sender, mut chunks) = mpsc::channel(N_READY_CHUNKS);
-        let reader = AbortOnDropHandle::new(tokio::spawn(records.send(sender)));
         let mut state = State::Reading;
         let open = match chunks.recv().await {
             Some(Ok(Message::Chunk(chunk))) => OpenChunk::from(chunk),

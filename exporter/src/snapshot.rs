@@ -33,7 +33,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::budget::Budget;
 use crate::convert::Rejected;
+use crate::decode::Scratch;
 use crate::dimensions::Dimensions;
 use crate::profile::ProfileName;
 use crate::rollup::{Rollup, Series};
@@ -113,8 +115,7 @@ pub(crate) struct Spool {
 #[derive(Debug)]
 struct Shared {
     dir: PathBuf,
-    max_bytes: Option<u64>,
-    used_bytes: AtomicU64,
+    budget: Arc<Budget>,
     dimensions: Dimensions,
     max_series: usize,
     current: RwLock<BTreeMap<ScopeKey, Arc<Generation>>>,
@@ -176,8 +177,7 @@ impl Spool {
         let free = CancellationToken::new();
         let shared = Shared {
             dir: dir.to_owned(),
-            max_bytes,
-            used_bytes: AtomicU64::new(0),
+            budget: Arc::new(Budget::new(max_bytes)),
             dimensions,
             max_series,
             current: RwLock::default(),
@@ -240,12 +240,17 @@ impl Spool {
 
     /// Bytes on disk.
     pub(crate) fn used_bytes(&self) -> u64 {
-        self.shared.used_bytes.load(Ordering::Relaxed)
+        self.shared.budget.used()
     }
 
     /// The budget.
     pub(crate) fn max_bytes(&self) -> Option<u64> {
-        self.shared.max_bytes
+        self.shared.budget.max()
+    }
+
+    /// Where reports are kept that cannot be read as they come.
+    pub(crate) fn scratch(&self) -> Scratch {
+        Scratch::new(self.shared.dir.clone(), Arc::clone(&self.shared.budget))
     }
 
     /// What `/metrics` sums over.
@@ -382,7 +387,7 @@ impl Generation {
                 return Err(damaged(&path, format!("it has {found} bytes of {bytes}")));
             }
         }
-        spool.shared.used_bytes.fetch_add(manifest.records_bytes + manifest.rejects_bytes, Ordering::Relaxed);
+        spool.shared.budget.found(manifest.records_bytes + manifest.rejects_bytes);
         let generation = Self::new(spool, stem.to_owned(), manifest);
         generation.records()?;
         generation.rejects()?;
@@ -473,9 +478,7 @@ impl Drop for Generation {
         if self.superseded.load(Ordering::Acquire) {
             remove(&self.dir, &self.stem);
             if let Some(shared) = self.spool.upgrade() {
-                shared
-                    .used_bytes
-                    .fetch_sub(self.manifest.records_bytes + self.manifest.rejects_bytes, Ordering::Relaxed);
+                shared.budget.give_back(self.manifest.records_bytes + self.manifest.rejects_bytes);
             }
         }
     }
@@ -640,7 +643,7 @@ impl Begun {
         let file = File::create(path).map_err(|error| self.failed(suffix, error.into()))?;
         let bytes = Arc::new(AtomicU64::new(0));
         self.files.push(Arc::clone(&bytes));
-        let metered = Metered { file, bytes, spool: self.spool.clone() };
+        let metered = Metered { file, bytes, budget: Arc::clone(&self.spool.shared.budget) };
         IpcWriteOptions::default()
             .try_with_compression(Some(CompressionType::LZ4_FRAME))
             .and_then(|options| StreamWriter::try_new_with_options(BufWriter::new(metered), schema, options))
@@ -671,7 +674,7 @@ impl Drop for Begun {
         if !self.done {
             remove(&self.spool.shared.dir, &self.stem);
             let bytes = self.files.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum();
-            self.spool.shared.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.spool.shared.budget.give_back(bytes);
         }
     }
 }
@@ -680,23 +683,16 @@ impl Drop for Begun {
 struct Metered {
     file: File,
     bytes: Arc<AtomicU64>,
-    spool: Spool,
+    budget: Arc<Budget>,
 }
 
 impl Write for Metered {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let Shared { used_bytes, max_bytes, .. } = &*self.spool.shared;
         let wanted = u64::try_from(buffer.len()).unwrap_or(u64::MAX);
-        let before = used_bytes.fetch_add(wanted, Ordering::Relaxed);
-        let written = match max_bytes {
-            Some(max) if before.saturating_add(wanted) > *max => Err(io::Error::new(
-                io::ErrorKind::StorageFull,
-                format!("the spool's budget of {max} bytes (spool_max_bytes) is used up"),
-            )),
-            _ => self.file.write(buffer),
-        };
+        self.budget.take(wanted)?;
+        let written = self.file.write(buffer);
         let kept = written.as_ref().map_or(0, |written| u64::try_from(*written).unwrap_or_default());
-        used_bytes.fetch_sub(wanted - kept, Ordering::Relaxed);
+        self.budget.give_back(wanted - kept);
         self.bytes.fetch_add(kept, Ordering::Relaxed);
         written
     }

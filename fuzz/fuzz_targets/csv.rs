@@ -8,21 +8,14 @@
 //! - memory does not grow with the report.
 #![no_main]
 
-use std::io::{self, Cursor};
-use std::sync::LazyLock;
-
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
-use bytes::Bytes;
 use costream_common::record::Texts;
-use costream_exporter::report::{DecodeOptions, Decoded, Limits, Report};
-use costream_fuzz::{piece_size, within};
+use costream_exporter::report::{Limits, Report};
+use costream_fuzz::report::read_twice;
+use costream_fuzz::within;
 use csv::ByteRecord;
-use futures::stream;
 use libfuzzer_sys::fuzz_target;
-use tokio::io::AsyncRead;
-use tokio::runtime::{Builder, Runtime};
-use tokio_util::io::StreamReader;
 
 /// Small, so that a small input meets them; a FOCUS header fits.
 const LIMITS: Limits =
@@ -30,62 +23,28 @@ const LIMITS: Limits =
 /// Two readings at a time: each some chunks of 256 KiB and their fields' bounds, two batches of 2 MiB.
 const HEAP_BYTES: usize = 64 << 20;
 
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Builder::new_current_thread().build().expect("a runtime"));
-
 fuzz_target!(|bytes: &[u8]| {
-    let pieces = bytes.chunks(piece_size(bytes)).map(|piece| Ok::<_, io::Error>(Bytes::copy_from_slice(piece)));
-    let split = StreamReader::new(stream::iter(pieces.collect::<Vec<_>>()));
-    let whole = Cursor::new(bytes.to_vec());
-    within(HEAP_BYTES, || RUNTIME.block_on(read_together(whole, split, bytes)));
+    within(HEAP_BYTES, || {
+        let mut plain = None;
+        let rows = read_twice(bytes, LIMITS, |report, batch| {
+            if let Some(plain) = plain.get_or_insert_with(|| plain_records(bytes, report)) {
+                compare(batch, plain);
+            }
+        });
+        if let (Some(rows), Some(Some(plain))) = (rows, plain) {
+            assert_eq!(rows, plain.len() as u64 - 1, "rows");
+        }
+    });
 });
 
-/// Reads one report twice, side by side.
-async fn read_together(
-    whole: impl AsyncRead + Send + Unpin + 'static,
-    split: impl AsyncRead + Send + Unpin + 'static,
-    bytes: &[u8],
-) {
-    let options = DecodeOptions { limits: LIMITS, ..DecodeOptions::new("report.csv") };
-    let opened = (Report::open(whole, options.clone()).await, Report::open(split, options).await);
-    let (mut whole, mut split) = match opened {
-        (Ok(whole), Ok(split)) => (whole, split),
-        (Err(whole), Err(split)) => return assert_eq!(format!("{whole:?}"), format!("{split:?}")),
-        (whole, split) => panic!("one was opened: {:?}, {:?}", whole.err(), split.err()),
-    };
-    assert_eq!((whole.schema(), whole.profile(), whole.version()), (split.schema(), split.profile(), split.version()));
-    let plain = plain_records(bytes, &whole);
-
-    let mut ordinals = Ordinals::default();
-    loop {
-        match (whole.next().await, split.next().await) {
-            (Ok(Some(Decoded::Batch(batch))), Ok(Some(Decoded::Batch(same)))) => {
-                assert_eq!(batch, same);
-                let rows = batch.column(batch.num_columns() - 1).as_primitive::<Int64Type>();
-                rows.values().iter().for_each(|row| ordinals.take(row.unsigned_abs()));
-                if let Some(plain) = &plain {
-                    compare(&batch, plain);
-                }
-            }
-            (Ok(Some(Decoded::Rejected(rejected))), Ok(Some(Decoded::Rejected(same)))) => {
-                assert_eq!(rejected, same);
-                ordinals.take(rejected.row);
-            }
-            (Ok(None), Ok(None)) => break,
-            (Err(error), Err(same)) => return assert_eq!(format!("{error:?}"), format!("{same:?}")),
-            (one, other) => panic!("{one:?}, {other:?}"),
-        }
-        assert_eq!(whole.rules(), split.rules());
-    }
-    assert_eq!(ordinals, Ordinals::to(ordinals.count));
-    if let Some(plain) = plain {
-        assert_eq!(ordinals.count, plain.len() as u64 - 1, "rows");
-    }
-}
-
-/// The records that the `csv` crate reads, the header first; nothing of what is compressed.
+/// The records that the `csv` crate reads, the header first; nothing of what is compressed, or another format.
 fn plain_records(bytes: &[u8], report: &Report) -> Option<Vec<ByteRecord>> {
     let is_skippable_frame = bytes.get(1..4) == Some(b"\x2a\x4d\x18");
     if bytes.starts_with(b"\x1f\x8b") || bytes.starts_with(b"\x28\xb5\x2f\xfd") || is_skippable_frame {
+        return None;
+    }
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
+    if text.starts_with(b"[") || text.starts_with(b"{") || bytes.starts_with(b"PAR1") {
         return None;
     }
     let delimiter = match report.rules() {
@@ -108,25 +67,5 @@ fn compare(batch: &RecordBatch, plain: &[ByteRecord]) {
             let field = record.get(at).filter(|field| !field.is_empty() && *field != b"NULL");
             assert_eq!(text.map(str::as_bytes), field, "row {row}, column {at}");
         }
-    }
-}
-
-/// Numbers that are 1, 2, ... in some order when their count and sum are those of these.
-#[derive(Debug, Default, PartialEq)]
-struct Ordinals {
-    count: u64,
-    sum: u64,
-    last: u64,
-}
-
-impl Ordinals {
-    fn take(&mut self, ordinal: u64) {
-        self.count += 1;
-        self.sum += ordinal;
-        self.last = self.last.max(ordinal);
-    }
-
-    fn to(last: u64) -> Self {
-        Self { count: last, sum: last * (last + 1) / 2, last }
     }
 }

@@ -1,5 +1,7 @@
 //! What the targets share.
 
+pub mod report;
+
 use std::alloc::System;
 
 use cap::Cap;

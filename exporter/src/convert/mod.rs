@@ -1,8 +1,9 @@
-//! Records of a CSV in, typed batches out, row by row. A row is read whole into scratch before any
+//! Rows of text in, typed batches out, row by row. A row is read whole into scratch before any
 //! of it is appended, so that a rejected one leaves nothing behind. Holds one open batch:
 //! [`MAX_BATCH_ROWS`] rows or about [`MAX_BATCH_BYTES`], whichever comes first.
 //!
-//! An empty field is a null, in every column. Does not trim, round or guess: what a column's
+//! An empty field of a CSV is a null, in every column; where a format writes nulls otherwise, an empty text is itself
+//! in a column of text, and a null in the others. Does not trim, round or guess: what a column's
 //! kind and the profile's rules cannot read rejects the row, with the first column at fault.
 
 pub(crate) mod header;
@@ -21,7 +22,7 @@ use costream_common::field::time::{self, Time};
 use costream_common::money::{Amount, AmountError};
 use costream_common::record::{ColumnKind, MAX_BATCH_BYTES, MAX_BATCH_ROWS, row_field};
 
-use crate::decode::csv::Row;
+use crate::decode::chunk::{Fault, Row};
 use crate::decode::{BILLED_COST, Limits};
 use crate::profile::{Leniency, Rule, RuleCounts};
 use header::Column;
@@ -36,10 +37,14 @@ pub const MAX_REJECT_TEXT_BYTES: usize = 1_024;
 pub enum Reject {
     /// It has fewer or more fields than the header.
     WrongFieldCount,
-    /// A field is not UTF-8.
+    /// A field, or a record of JSON, is not UTF-8.
     NotUtf8,
-    /// A field is longer than [`Limits::max_field_bytes`].
+    /// A field is longer than [`Limits::max_field_bytes`], or a row of Parquet than [`Limits::max_record_bytes`].
     TooLong,
+    /// It is no JSON object, or one that is not well-formed.
+    NotAnObject,
+    /// A column stands twice in it.
+    DuplicateColumn,
     /// `BilledCost` is null.
     MissingAmount,
     /// An amount or a quantity is no decimal number.
@@ -54,10 +59,12 @@ pub enum Reject {
 
 impl Reject {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::WrongFieldCount,
         Self::NotUtf8,
         Self::TooLong,
+        Self::NotAnObject,
+        Self::DuplicateColumn,
         Self::MissingAmount,
         Self::NotANumber,
         Self::TooManyDigits,
@@ -71,11 +78,24 @@ impl Reject {
             Self::WrongFieldCount => "wrong_field_count",
             Self::NotUtf8 => "not_utf8",
             Self::TooLong => "too_long",
+            Self::NotAnObject => "not_an_object",
+            Self::DuplicateColumn => "duplicate_column",
             Self::MissingAmount => "missing_amount",
             Self::NotANumber => "not_a_number",
             Self::TooManyDigits => "too_many_digits",
             Self::NotATime => "not_a_time",
             Self::BadTags => "bad_tags",
+        }
+    }
+}
+
+impl From<Fault> for Reject {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::NotUtf8 => Self::NotUtf8,
+            Fault::NotAnObject => Self::NotAnObject,
+            Fault::DuplicateColumn => Self::DuplicateColumn,
+            Fault::TooLong => Self::TooLong,
         }
     }
 }
@@ -187,18 +207,16 @@ impl Converter {
             return Err(Rejected { row: ordinal.unsigned_abs(), column, reason, text });
         }
         let takes_null_literal = self.leniency.takes(Rule::NullLiteral);
-        for (builder, field) in self.builders.iter_mut().zip(row.fields()) {
+        for (builder, field) in self.builders.iter_mut().zip(row.values()) {
             match builder {
-                Builder::Text(array) => {
-                    if field.is_empty() {
-                        array.append_null();
-                    } else if takes_null_literal && field == b"NULL" {
+                Builder::Text(array) => match field {
+                    Some(b"NULL") if takes_null_literal => {
                         rules.count_in_row(Rule::NullLiteral);
                         array.append_null();
-                    } else {
-                        array.append_value(field);
                     }
-                }
+                    Some(field) => array.append_value(field),
+                    None => array.append_null(),
+                },
                 Builder::Decimal { array, row, .. } => array.append_option(row.map(Amount::units)),
                 Builder::Timestamp { array, row, .. } => array.append_option(row.map(|time| time.micros)),
                 Builder::Tags { array, is_null, row } => {
@@ -222,6 +240,9 @@ impl Converter {
 
     /// Reads what is not text into scratch, and says which column is at fault.
     fn read(&mut self, row: Row<'_>, is_utf8: bool, rules: &mut RuleCounts) -> Result<(), (Option<usize>, Reject)> {
+        if let Some(fault) = row.fault {
+            return Err((None, fault.into()));
+        }
         if row.n_fields != self.columns.len() {
             return Err((None, Reject::WrongFieldCount));
         }
@@ -338,7 +359,7 @@ fn is_null_literal(field: &[u8], leniency: Leniency, rules: &mut RuleCounts) -> 
 }
 
 /// A row's fields with commas between, as far as a rejected row's text goes.
-fn joined(row: Row<'_>) -> Vec<u8> {
+pub(crate) fn joined(row: Row<'_>) -> Vec<u8> {
     let mut text = Vec::new();
     for (at, field) in row.fields().enumerate() {
         if at > 0 {
@@ -353,7 +374,8 @@ fn joined(row: Row<'_>) -> Vec<u8> {
     text
 }
 
-fn shortened(bytes: &[u8]) -> String {
+/// At most [`MAX_REJECT_TEXT_BYTES`], then `…`.
+pub(crate) fn shortened(bytes: &[u8]) -> String {
     if bytes.len() <= MAX_REJECT_TEXT_BYTES {
         return String::from_utf8_lossy(bytes).into_owned();
     }

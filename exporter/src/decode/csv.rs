@@ -13,116 +13,11 @@ use tokio::sync::mpsc;
 
 use self::automaton::Automaton;
 use self::split::{Splitter, TooLong, Unterminated};
+use super::chunk::{CHUNK_BYTES, Chunk, Message};
 use super::{DecodeError, Limits, Text, read_error};
 
-/// Chunks waiting for the converter: one ready, one being filled.
-pub(crate) const N_READY_CHUNKS: usize = 2;
-/// A chunk is full when it has this many bytes of text.
-const CHUNK_BYTES: usize = 256 << 10;
 /// What is read at a time of a record that fills more than a chunk.
 const READ_BYTES: usize = 64 << 10;
-
-/// What the reading task sends.
-pub(crate) enum Message {
-    /// Some records.
-    Chunk(Chunk),
-    /// The text was read to its end.
-    End,
-}
-
-/// Records: their text, and where in it their fields are.
-#[derive(Default)]
-pub(crate) struct Chunk {
-    bytes: Vec<u8>,
-    bounds: Vec<Bound>,
-    records: Vec<Record>,
-    is_utf8: bool,
-}
-
-/// Where a field is.
-#[derive(Clone, Copy)]
-struct Bound {
-    start: u32,
-    end: u32,
-}
-
-struct Record {
-    /// Where its bounds start.
-    bounds_at: usize,
-    /// The fields it had; no more than the header's are kept.
-    n_fields: usize,
-}
-
-/// One record of a [`Chunk`].
-#[derive(Clone, Copy)]
-pub(crate) struct Row<'a> {
-    bytes: &'a [u8],
-    bounds: &'a [Bound],
-    /// The fields it had; no more than the header's are kept.
-    pub(crate) n_fields: usize,
-}
-
-impl Bound {
-    /// A chunk and a record are far below 4 GiB: see [`Limits::max_record_bytes`].
-    fn new(start: usize, end: usize) -> Self {
-        let at = |position: usize| u32::try_from(position).unwrap_or(u32::MAX);
-        Self { start: at(start), end: at(end) }
-    }
-
-    /// The same field in a text that lacks the first `bytes`.
-    fn earlier(self, bytes: usize) -> Self {
-        let bytes = Self::new(bytes, bytes).start;
-        Self { start: self.start - bytes, end: self.end - bytes }
-    }
-
-    fn of(self, bytes: &[u8]) -> &[u8] {
-        &bytes[self.start as usize..self.end as usize]
-    }
-}
-
-impl Chunk {
-    /// The text is looked at in one go for whether it is UTF-8: a field by itself costs many times as much.
-    fn new(bytes: Vec<u8>, bounds: Vec<Bound>, records: Vec<Record>) -> Self {
-        let is_utf8 = std::str::from_utf8(&bytes).is_ok();
-        Self { bytes, bounds, records, is_utf8 }
-    }
-
-    /// The records it has.
-    pub(crate) fn len(&self) -> usize {
-        self.records.len()
-    }
-
-    /// Whether every field is known to be UTF-8.
-    pub(crate) fn is_utf8(&self) -> bool {
-        self.is_utf8
-    }
-
-    /// A record, by its position.
-    pub(crate) fn row(&self, at: usize) -> Option<Row<'_>> {
-        let record = self.records.get(at)?;
-        let bounds_end = self.records.get(at + 1).map_or(self.bounds.len(), |next| next.bounds_at);
-        Some(Row { bytes: &self.bytes, bounds: &self.bounds[record.bounds_at..bounds_end], n_fields: record.n_fields })
-    }
-}
-
-impl<'a> Row<'a> {
-    /// The field at a position below the header's count and [`Row::n_fields`].
-    pub(crate) fn field(&self, at: usize) -> &'a [u8] {
-        self.bounds[at].of(self.bytes)
-    }
-
-    /// The fields kept, in order.
-    pub(crate) fn fields(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let bytes = self.bytes;
-        self.bounds.iter().map(move |bound| bound.of(bytes))
-    }
-
-    /// About the bytes of all fields kept, and no less.
-    pub(crate) fn n_bytes(&self) -> usize {
-        let bounds = self.bounds.first().zip(self.bounds.last());
-        bounds.map_or(0, |(first, last)| (last.end - first.start) as usize)
-    }
-}
 
 /// What takes a text apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,13 +1,20 @@
-//! Bytes of a report in, records of its CSV out. What the bytes are is found out from
-//! themselves ([`sniff`]); gzip (every member) and zstd (every frame) are undone on the way.
-//! Pull-driven: at most [`csv::N_READY_CHUNKS`] chunks are read ahead, so a slow reader slows
-//! the source. Refuses what is not CSV, what ends too early, and what is beyond [`Limits`].
+//! Bytes of a report in, its rows out. What the bytes are is found out from themselves ([`sniff`]): CSV, JSON or
+//! Parquet; gzip (every member) and zstd (every frame) are undone on the way. Refuses what is something else, what
+//! ends too early, and what is beyond [`Limits`].
+//!
+//! CSV is read as it comes: at most [`chunk::N_READY_CHUNKS`] chunks are read ahead, so a slow reader slows the source.
+//! The columns of a JSON report are known when all of it has been read, and a Parquet file is read from its end: these
+//! are first put on the disk ([`Scratch`]), at the pace of the disk.
 //!
 //! Peak memory: the decompressor's window (32 KiB for gzip, at most 128 MiB for zstd), one
 //! record ([`Limits::max_record_bytes`], and eight bytes a field of it), and four chunks of 256 KiB of text and a
-//! record; a chunk takes up to 17 times its text when every row is one byte long.
+//! record; a chunk takes up to 17 times its text when every row is one byte long. For Parquet, see [`parquet`].
 
+pub(crate) mod chunk;
 pub(crate) mod csv;
+mod json;
+mod parquet;
+mod scratch;
 mod sniff;
 
 use std::io::Cursor;
@@ -15,8 +22,15 @@ use std::io::Cursor;
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
 
+use self::chunk::{Chunk, Message, N_READY_CHUNKS};
 pub use self::csv::CsvReader;
+use self::csv::Records;
+pub(crate) use self::json::Columns;
+use self::scratch::Kept;
+pub use self::scratch::Scratch;
 use crate::profile::{Leniency, Rule};
 use sniff::{Compression, Content};
 
@@ -81,15 +95,15 @@ pub enum DecodeError {
         file: String,
     },
     /// It is something else.
-    #[error("{file} is {what}, not CSV")]
-    NotCsv {
+    #[error("{file} is {what}, not CSV, JSON or Parquet")]
+    NotAReport {
         /// The report.
         file: String,
         /// What it is.
         what: &'static str,
     },
-    /// Its header lacks a column that no cost report can do without.
-    #[error("{file} has no column {column} in its header")]
+    /// It lacks a column that no cost report can do without.
+    #[error("{file} has no column {column}")]
     MissingColumn {
         /// The report.
         file: String,
@@ -138,6 +152,54 @@ pub enum DecodeError {
         /// The line it starts in.
         line: u64,
     },
+    /// It is JSON that ends before all that was opened is closed.
+    #[error("{file} is JSON that ends early, after row {row} (line {line})")]
+    UnfinishedJson {
+        /// The report.
+        file: String,
+        /// The last row that was whole.
+        row: u64,
+        /// The line the next one would have been in.
+        line: u64,
+    },
+    /// It is JSON in which no rows are to be found.
+    #[error("{file} is JSON without an array of objects")]
+    NoList {
+        /// The report.
+        file: String,
+    },
+    /// Its rows are not divided as JSON divides them.
+    #[error("{file} is no JSON after row {row} (line {line}): {found:?} is out of place")]
+    NotJson {
+        /// The report.
+        file: String,
+        /// The last row that was whole.
+        row: u64,
+        /// The line.
+        line: u64,
+        /// What stands there.
+        found: char,
+    },
+    /// It is Parquet that cannot be read.
+    #[error("read the Parquet file {file} after row {row}")]
+    Parquet {
+        /// The report.
+        file: String,
+        /// The last row that was read.
+        row: u64,
+        /// What is wrong with it.
+        #[source]
+        source: ::parquet::errors::ParquetError,
+    },
+    /// It cannot be put on the disk, where it is read from.
+    #[error("keep {file} on the disk while it is read")]
+    Keep {
+        /// The report.
+        file: String,
+        /// What the operating system, or the spool's budget, said.
+        #[source]
+        source: std::io::Error,
+    },
     /// Its rows do not fit a batch: a defect of ours.
     #[error("build a batch of {file} after row {row}")]
     Batch {
@@ -163,7 +225,14 @@ impl DecodeError {
     /// Whether asking the source again may help: the connection broke, the file was still
     /// being written.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Read { .. } | Self::Truncated { .. } | Self::UnterminatedQuote { .. } | Self::Empty { .. })
+        matches!(
+            self,
+            Self::Read { .. }
+                | Self::Truncated { .. }
+                | Self::UnterminatedQuote { .. }
+                | Self::UnfinishedJson { .. }
+                | Self::Empty { .. }
+        )
     }
 }
 
@@ -175,7 +244,124 @@ impl std::fmt::Display for Compressed {
     }
 }
 
-/// A body that was found to be text.
+/// How a report is to be read.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading {
+    /// How errors name it.
+    pub(crate) file: String,
+    pub(crate) leniency: Leniency,
+    pub(crate) limits: Limits,
+    pub(crate) csv_reader: CsvReader,
+    pub(crate) scratch: Scratch,
+    /// What the columns of JSON are.
+    pub(crate) columns: Columns,
+}
+
+/// A report that was opened, with its rows on their way. Dropping it ends its reading.
+pub(crate) struct Opened {
+    /// Its columns, as it writes them.
+    pub(crate) names: Vec<String>,
+    /// The rules applied so far.
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) chunks: mpsc::Receiver<Result<Message, DecodeError>>,
+    pub(crate) reader: AbortOnDropHandle<()>,
+}
+
+/// Finds out what the bytes are, reads the columns' names, and has the rows read.
+pub(crate) async fn open(
+    bytes: impl AsyncRead + Send + Unpin + 'static,
+    reading: Reading,
+) -> Result<Opened, DecodeError> {
+    let body = body(bytes, &reading.file).await?;
+    match body.content {
+        Content::Csv => open_csv(body, reading).await,
+        Content::Json => {
+            let rules = body.rules();
+            open_kept(body, reading, rules, json::Rows::open).await
+        }
+        Content::Parquet => open_kept(body, reading, Vec::new(), parquet::Rows::open).await,
+        Content::Other(what) => Err(DecodeError::NotAReport { file: reading.file, what }),
+    }
+}
+
+async fn open_csv(body: Body, reading: Reading) -> Result<Opened, DecodeError> {
+    let Reading { file, leniency, limits, csv_reader, .. } = reading;
+    let text = text(body, &file, leniency, limits.max_header_bytes).await?;
+    let rules = text.rules.clone();
+    let (records, header) = Records::open(text, &file, &limits, csv_reader).await?;
+    let Some(written) = header.row(0) else { return Err(DecodeError::Empty { file }) };
+    if written.n_fields > limits.max_columns {
+        return Err(too_many_columns(&file, written.n_fields, &limits));
+    }
+    let mut names = Vec::with_capacity(written.n_fields);
+    for (at, name) in written.fields().enumerate() {
+        let not_utf8 = |_| DecodeError::HeaderNotUtf8 { file: file.clone(), column: at + 1 };
+        names.push(std::str::from_utf8(name).map_err(not_utf8)?.to_owned());
+    }
+    let (sender, chunks) = mpsc::channel(N_READY_CHUNKS);
+    let reader = AbortOnDropHandle::new(tokio::spawn(records.send(sender)));
+    Ok(Opened { names, rules, chunks, reader })
+}
+
+/// Reads rows from a report that is on the disk.
+trait KeptRows {
+    /// The columns' names as they are written.
+    fn names(&self) -> Vec<String>;
+
+    /// The next rows; nothing at the end. Blocks.
+    fn next(&mut self) -> Result<Option<Chunk>, DecodeError>;
+}
+
+/// Brings the whole body to the disk and reads it from there, in a thread of its own: it ends when nobody listens.
+async fn open_kept<R: KeptRows>(
+    body: Body,
+    reading: Reading,
+    rules: Vec<Rule>,
+    open: impl FnOnce(Kept, &Reading) -> Result<R, DecodeError> + Send + 'static,
+) -> Result<Opened, DecodeError> {
+    let kept = reading.scratch.keep(body.bytes, &reading.file, body.compression).await?;
+    let stopped = DecodeError::Stopped { file: reading.file.clone(), row: 0 };
+    let (name, named) = oneshot::channel();
+    let (sender, chunks) = mpsc::channel(N_READY_CHUNKS);
+    let reader = AbortOnDropHandle::new(tokio::task::spawn_blocking(move || {
+        let mut rows = match open(kept, &reading) {
+            Ok(rows) => rows,
+            // Nobody listens: nobody wants to know.
+            Err(error) => return drop(name.send(Err(error))),
+        };
+        if name.send(Ok(rows.names())).is_err() {
+            return;
+        }
+        loop {
+            let (message, is_last) = match rows.next() {
+                Ok(Some(chunk)) => (Ok(Message::Chunk(chunk)), false),
+                Ok(None) => (Ok(Message::End), true),
+                Err(error) => (Err(error), true),
+            };
+            if sender.blocking_send(message).is_err() || is_last {
+                return;
+            }
+        }
+    }));
+    let names = named.await.map_err(|_| stopped)??;
+    Ok(Opened { names, rules, chunks, reader })
+}
+
+fn too_many_columns(file: &str, columns: usize, limits: &Limits) -> DecodeError {
+    let (size, max) = (columns as u64, limits.max_columns as u64);
+    DecodeError::HeaderTooLarge { file: file.to_owned(), unit: "columns", size, max }
+}
+
+/// A body, decompressed.
+struct Body {
+    /// Without its byte order mark.
+    bytes: Box<dyn AsyncRead + Send + Unpin>,
+    compression: Option<&'static str>,
+    content: Content,
+    has_byte_order_mark: bool,
+}
+
+/// A body that was found to be CSV.
 pub(crate) struct Text {
     /// The text, without its byte order mark.
     pub(crate) bytes: Box<dyn AsyncRead + Send + Unpin>,
@@ -192,13 +378,14 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// The column by which a header is told.
 pub(crate) const BILLED_COST: &str = "BilledCost";
 
-/// Finds out what the bytes are and brings them to text.
-pub(crate) async fn text(
-    mut body: impl AsyncRead + Send + Unpin + 'static,
-    file: &str,
-    leniency: Leniency,
-    max_header_bytes: u64,
-) -> Result<Text, DecodeError> {
+impl Body {
+    fn rules(&self) -> Vec<Rule> {
+        self.has_byte_order_mark.then_some(Rule::ByteOrderMark).into_iter().collect()
+    }
+}
+
+/// Finds out what the bytes are, and undoes their compression.
+async fn body(mut body: impl AsyncRead + Send + Unpin + 'static, file: &str) -> Result<Body, DecodeError> {
     let plain_error = |source| DecodeError::Read { file: file.to_owned(), compression: None, row: 0, source };
     let magic = read_up_to(&mut body, Vec::new(), sniff::MAGIC_BYTES).await.map_err(plain_error)?;
     let compression = sniff::compression(&magic);
@@ -218,40 +405,42 @@ pub(crate) async fn text(
     };
 
     let failed = |source| read_error(file, compression, 0, source);
-    let mut start = read_up_to(&mut bytes, Vec::new(), sniff::MAGIC_BYTES).await.map_err(failed)?;
-    let byte_order_mark = match sniff::content(&start) {
-        Content::Other(what) => return Err(DecodeError::NotCsv { file: file.to_owned(), what }),
-        Content::Text { byte_order_mark } => byte_order_mark,
-    };
+    let start = read_up_to(&mut bytes, Vec::new(), sniff::MAGIC_BYTES).await.map_err(failed)?;
+    let byte_order_mark = sniff::byte_order_mark(&start);
     if start.len() == byte_order_mark {
         return Err(DecodeError::Empty { file: file.to_owned() });
     }
+    let content = sniff::content(&start);
+    let mut start = Cursor::new(start);
+    start.set_position(byte_order_mark as u64);
+    let has_byte_order_mark = byte_order_mark > 0;
+    Ok(Body { bytes: Box::new(start.chain(bytes)), compression, content, has_byte_order_mark })
+}
 
-    // The header's line tells the delimiter, which the CSV reader must know beforehand.
+/// Finds the delimiter of a CSV: the header's line tells it, and the reader must know it beforehand.
+async fn text(body: Body, file: &str, leniency: Leniency, max_header_bytes: u64) -> Result<Text, DecodeError> {
+    let mut rules = body.rules();
+    let Body { mut bytes, compression, .. } = body;
     let line_end = |bytes: &[u8]| bytes.iter().position(|b| matches!(b, b'\n' | b'\r'));
     let max_header_bytes = usize::try_from(max_header_bytes).unwrap_or(usize::MAX);
+    let mut start = Vec::new();
     while line_end(&start).is_none() && start.len() < max_header_bytes {
         let before = start.len();
-        start = read_up_to(&mut bytes, start, before * 2).await.map_err(failed)?;
+        let wanted = (before * 2).max(sniff::MAGIC_BYTES);
+        start =
+            read_up_to(&mut bytes, start, wanted).await.map_err(|source| read_error(file, compression, 0, source))?;
         if start.len() == before {
             break;
         }
     }
-    let line = &start[byte_order_mark..line_end(&start).unwrap_or(start.len())];
+    let line = &start[..line_end(&start).unwrap_or(start.len())];
     let (delimiter, rule) = match sniff::delimiter(line, BILLED_COST) {
         b';' if leniency.takes(Rule::DelimiterSemicolon) => (b';', Some(Rule::DelimiterSemicolon)),
         b'\t' if leniency.takes(Rule::DelimiterTab) => (b'\t', Some(Rule::DelimiterTab)),
         _ => (b',', None),
     };
-    let mark = (byte_order_mark > 0).then_some(Rule::ByteOrderMark);
-    let mut start = Cursor::new(start);
-    start.set_position(byte_order_mark as u64);
-    Ok(Text {
-        bytes: Box::new(start.chain(bytes)),
-        compression,
-        delimiter,
-        rules: mark.into_iter().chain(rule).collect(),
-    })
+    rules.extend(rule);
+    Ok(Text { bytes: Box::new(Cursor::new(start).chain(bytes)), compression, delimiter, rules })
 }
 
 /// A failure to read, told apart from a body that was cut off.

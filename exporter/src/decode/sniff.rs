@@ -1,5 +1,5 @@
 //! What bytes are, by their first ones: names and content types lie. Compression first, then
-//! what was compressed. Anything that is known and is not CSV is named in the refusal.
+//! what was compressed. Anything else that is known is named in the refusal.
 
 /// Bytes that tell one compression or format from another.
 pub(super) const MAGIC_BYTES: usize = 512;
@@ -17,8 +17,12 @@ pub(super) enum Compression {
 /// What uncompressed bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Content {
-    /// Text that may be CSV, behind a byte order mark of this many bytes.
-    Text { byte_order_mark: usize },
+    /// Text that may be CSV.
+    Csv,
+    /// Text that starts as JSON does.
+    Json,
+    /// What starts as Parquet does.
+    Parquet,
     /// Something else, by its name.
     Other(&'static str),
 }
@@ -36,10 +40,15 @@ pub(super) fn compression(start: &[u8]) -> Compression {
     }
 }
 
+/// The bytes of the byte order mark before a text.
+pub(super) fn byte_order_mark(start: &[u8]) -> usize {
+    if start.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 }
+}
+
 /// What an uncompressed body that starts with `start` is.
 pub(super) fn content(start: &[u8]) -> Content {
     const KNOWN: [(&[u8], &str); 13] = [
-        (b"PAR1", "Parquet"),
+        (b"PARE", "encrypted Parquet"),
         (b"PK\x03\x04", "a zip archive"),
         (b"PK\x05\x06", "an empty zip archive"),
         (b"\x1f\x8b", "compressed twice (gzip)"),
@@ -53,22 +62,25 @@ pub(super) fn content(start: &[u8]) -> Content {
         (b"\xff\xfe", "UTF-16 text"),
         (b"\xfe\xff", "UTF-16 text"),
     ];
+    if start.starts_with(b"PAR1") {
+        return Content::Parquet;
+    }
     if let Some((_, name)) = KNOWN.iter().find(|(magic, _)| start.starts_with(magic)) {
         // Text may start with these letters; what follows tells.
-        let is_text = matches!(*name, "ORC" | "compressed with bzip2") && !start.iter().any(|b| *b == 0 || *b >= 0x80);
+        let may_be_text = matches!(*name, "ORC" | "compressed with bzip2" | "encrypted Parquet");
+        let is_text = may_be_text && !start.iter().any(|b| *b == 0 || *b >= 0x80);
         if !is_text {
             return Content::Other(name);
         }
     }
-    let byte_order_mark = if start.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
-    let text = &start[byte_order_mark..];
+    let text = &start[byte_order_mark(start)..];
     if text.contains(&0) {
         return Content::Other("binary");
     }
     match text.trim_ascii_start() {
-        [b'{', ..] | [b'[', ..] => Content::Other("JSON"),
+        [b'{' | b'[', ..] => Content::Json,
         [b'<', rest @ ..] => Content::Other(markup(rest)),
-        _ => Content::Text { byte_order_mark },
+        _ => Content::Csv,
     }
 }
 
@@ -98,12 +110,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_csv_is_named() {
+    fn what_is_no_report_is_named() {
         for (start, name) in [
-            (&b"PAR1\x15\x00"[..], "Parquet"),
+            (&b"PARE\x15\x00"[..], "encrypted Parquet"),
             (b"PK\x03\x04rest", "a zip archive"),
-            (b" \n{\"a\": 1}", "JSON"),
-            (b"\xef\xbb\xbf[1]", "JSON"),
             (b"<!DOCTYPE HTML><html>", "an HTML page"),
             (b"<html><body>", "an HTML page"),
             (b"<?xml version=\"1.0\"?>", "XML"),
@@ -117,10 +127,20 @@ mod tests {
     }
 
     #[test]
-    fn text_is_let_through_with_its_byte_order_mark() {
-        assert_eq!(content(b"\xef\xbb\xbfBilledCost"), Content::Text { byte_order_mark: 3 });
-        for text in [&b"BilledCost,Tags"[..], b"ORCHARD,BilledCost", b"BZhours,BilledCost", b"\"BilledCost\"", b""] {
-            assert_eq!(content(text), Content::Text { byte_order_mark: 0 }, "{text:?}");
+    fn a_report_is_told_by_its_first_bytes() {
+        for (start, told, mark) in [
+            (&b"\xef\xbb\xbfBilledCost"[..], Content::Csv, 3),
+            (b"BilledCost,Tags", Content::Csv, 0),
+            (b"ORCHARD,BilledCost", Content::Csv, 0),
+            (b"BZhours,BilledCost", Content::Csv, 0),
+            (b"PARENT,BilledCost", Content::Csv, 0),
+            (b"\"BilledCost\"", Content::Csv, 0),
+            (b"", Content::Csv, 0),
+            (b" \n{\"a\": 1}", Content::Json, 0),
+            (b"\xef\xbb\xbf[1]", Content::Json, 3),
+            (b"PAR1\x15\x00", Content::Parquet, 0),
+        ] {
+            assert_eq!((content(start), byte_order_mark(start)), (told, mark), "{start:?}");
         }
     }
 

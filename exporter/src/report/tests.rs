@@ -16,6 +16,9 @@ use tokio::io::{AsyncReadExt, ReadBuf};
 
 use super::*;
 use crate::convert::MAX_REJECT_TEXT_BYTES;
+use crate::decode::chunk::N_READY_CHUNKS;
+
+mod json;
 
 /// Everything that came out of a report.
 #[derive(Debug, Default, PartialEq)]
@@ -322,11 +325,14 @@ async fn what_cannot_be_read_is_an_error_that_names_the_file_and_the_place() {
         (b"".to_vec(), small, "costs.csv is empty"),
         (b"\xef\xbb\xbf".to_vec(), small, "costs.csv is empty"),
         (b"\n\r\n\n".to_vec(), small, "costs.csv is empty"),
-        (b"[{\"BilledCost\": 1}]".to_vec(), small, "costs.csv is JSON, not CSV"),
-        (b"<!doctype html>".to_vec(), small, "costs.csv is an HTML page, not CSV"),
-        (b"PAR1....".to_vec(), small, "costs.csv is Parquet, not CSV"),
-        (gzip(b"{}").await, small, "costs.csv is JSON, not CSV"),
-        (b"Cost,Tags\n1,\n".to_vec(), small, "costs.csv has no column BilledCost in its header"),
+        (b"<!doctype html>".to_vec(), small, "costs.csv is an HTML page, not CSV, JSON or Parquet"),
+        (
+            b"PAR1....".to_vec(),
+            small,
+            "read the Parquet file costs.csv after row 0: Parquet error: it does not end as Parquet does: it is cut off",
+        ),
+        (gzip(b"%PDF-").await, small, "costs.csv is PDF, not CSV, JSON or Parquet"),
+        (b"Cost,Tags\n1,\n".to_vec(), small, "costs.csv has no column BilledCost"),
         (b"BilledCost,\xff\n".to_vec(), small, "column 2 of the header of costs.csv is not UTF-8"),
         (b"BilledCost,a,b,c\n".to_vec(), small, "the header of costs.csv has 4 columns, and 3 are the most"),
         (
@@ -586,12 +592,16 @@ proptest! {
         let is_whole = expected.pop() == Some(vec![b"\x04".to_vec()]);
 
         let fields = runtime().block_on(async {
-            let limits = Limits::default();
+            let reading = Reading {
+                file: "costs.csv".to_owned(),
+                leniency: ProfileName::Strict.leniency(),
+                limits: Limits::default(),
+                csv_reader: reader,
+                scratch: Scratch::default(),
+                columns: Columns::AsTheyCome,
+            };
             let body = std::io::Cursor::new(text.clone().into_bytes());
-            let body = decode::text(body, "costs.csv", ProfileName::Strict.leniency(), limits.max_header_bytes).await.expect("text");
-            let (records, _) = Records::open(body, "costs.csv", &limits, reader).await.expect("a header");
-            let (sender, mut chunks) = mpsc::channel(100);
-            records.send(sender).await;
+            let Opened { mut chunks, reader: _reader, .. } = decode::open(body, reading).await.expect("a header");
             let mut fields: Vec<Vec<Vec<u8>>> = Vec::new();
             loop {
                 match chunks.recv().await.expect("a last word") {

@@ -12,8 +12,8 @@ use std::task::{Context, Poll, ready};
 use csv_async::{AsyncReader, AsyncReaderBuilder, ByteRecord, ErrorKind};
 use tokio::io::{AsyncRead, ReadBuf};
 
+use super::super::chunk::{Bound, CHUNK_BYTES, Chunk, Empty, Record};
 use super::super::{DecodeError, Text, read_error};
-use super::{Bound, CHUNK_BYTES, Chunk, Record};
 
 /// The CSV reader's own buffer.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -71,8 +71,8 @@ impl Automaton {
 
     /// The whole records.
     pub(super) fn take(&mut self) -> Chunk {
-        let take = std::mem::take::<Vec<u8>>;
-        Chunk::new(take(&mut self.bytes), std::mem::take(&mut self.bounds), std::mem::take(&mut self.records))
+        let (bytes, bounds) = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.bounds));
+        Chunk::new(bytes, bounds, std::mem::take(&mut self.records), Empty::Null)
     }
 
     /// Reads until there are `most` records, or as many as make a chunk, or the text ends.
@@ -90,7 +90,7 @@ impl Automaton {
 
     fn keep(&mut self) {
         self.n_read += 1;
-        self.records.push(Record { bounds_at: self.bounds.len(), n_fields: self.record.len() });
+        self.records.push(Record { bounds_at: self.bounds.len(), n_fields: self.record.len(), fault: None });
         let start = self.bytes.len();
         for field in 0..self.record.len().min(self.max_fields) {
             let range = self.record.range(field).unwrap_or_default();

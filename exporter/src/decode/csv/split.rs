@@ -8,7 +8,7 @@
 
 use memchr::{memchr, memchr_iter, memchr3};
 
-use super::{Bound, Chunk, Record};
+use super::super::chunk::{Bound, Chunk, Empty, Record};
 
 /// Takes a text apart.
 pub(super) struct Splitter {
@@ -209,6 +209,7 @@ impl Splitter {
             std::mem::replace(&mut self.text, rest),
             std::mem::replace(&mut self.bounds, open),
             std::mem::replace(&mut self.records, records),
+            Empty::Null,
         )
     }
 
@@ -228,7 +229,7 @@ impl Splitter {
     }
 
     fn end_record(&mut self) {
-        self.records.push(Record { bounds_at: self.open_at, n_fields: self.n_fields });
+        self.records.push(Record { bounds_at: self.open_at, n_fields: self.n_fields, fault: None });
         (self.open_at, self.record_at) = (self.bounds.len(), self.at);
         self.state = State::Between;
     }

@@ -405,6 +405,12 @@ async fn a_poll_that_fails_keeps_what_is_served() {
         ("<html></html>", "not CSV"),
         ("EffectiveCost\n1\n", "BilledCost"),
         ("BilledCost,x\n1,\"open", "costs.csv"),
+        ("[]", "empty"),
+        (r#"{"items": []}"#, "BilledCost"),
+        (r#"{"error": {"code": "Throttled"}}"#, "BilledCost"),
+        (r#"[{"BilledCost": 1}, {"Billed"#, "ends early, after row 1"),
+        ("PAR1 and no footer", "is cut off"),
+        ("PAR1....\x7f\x7f\x7f\x7fPAR1", "the footer says that it has"),
     ] {
         house.write("costs.csv", broken);
         let error = polled_once(&exporter).await.expect_err(broken);

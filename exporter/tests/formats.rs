@@ -11,6 +11,8 @@ use arrow::datatypes::TimestampMicrosecondType;
 use arrow::util::display::array_value_to_string;
 use chrono::DateTime;
 use costream_common::record::{ColumnKind, Texts};
+use costream_exporter::Exporter;
+use costream_exporter::config::ExporterConfig;
 use costream_exporter::profile::ProfileName;
 use costream_exporter::report::{DecodeOptions, Decoded, Report};
 use costream_tests::parts::{Suite, python};
@@ -18,10 +20,37 @@ use costream_tests::parts::{Suite, python};
 fn main() -> ExitCode {
     let arrow = || python(&["duckdb==2.0.0", "pyarrow==26.0.1", "pytz==2025.2"]);
     Suite::new()
+        .claim("a_report_in_json_is_polled_kept_and_known_again", polled)
         .claim_with("a_report_is_the_same_in_every_format", arrow(), |python| same_in_every_format(&python))
         .claim_with("every_type_of_parquet_is_read_by_the_rules_of_its_column", arrow(), |python| every_type(&python))
         .claim_with("parquet_that_is_damaged_is_an_error_and_no_panic", arrow(), |python| damaged(&python))
         .run()
+}
+
+/// A poll leaves nothing of the body, counts what it read, and knows the same bytes again.
+fn polled() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (report, spool) = (folder.path().join("report"), folder.path().join("spool"));
+    let names = || -> anyhow::Result<usize> { Ok(std::fs::read_dir(&spool)?.count()) };
+    let config = ExporterConfig::for_run(&[report.display().to_string()], ProfileName::Auto, folder.path())?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(async {
+        let exporter = Exporter::start(config).await?;
+        for (text, changed, rows) in [
+            (r#"[{"BilledCost": 1}, {"BilledCost": "x"}]"#, true, 1),
+            (r#"[{"BilledCost": 1}, {"BilledCost": "x"}]"#, false, 1),
+            ("{\"BilledCost\": 1}\n{\"BilledCost\": 2}\n", true, 2),
+        ] {
+            std::fs::write(&report, text)?;
+            let outcome = exporter.poll_all().await.pop().context("an outcome")?;
+            let polled = outcome.result?;
+            ensure!(polled.changed == changed && polled.snapshot.totals.rows() == rows, "{text}: {polled:?}");
+            ensure!(polled.read_bytes == text.len() as u64, "{} bytes were read of {text}", polled.read_bytes);
+            // A lock, and the four files of a snapshot.
+            ensure!(names()? == 5, "{} files in the spool", names()?);
+        }
+        Ok(())
+    })
 }
 
 /// Has the script write its reports into a folder.

@@ -219,6 +219,9 @@ impl Records {
                 self.n_found += 1;
                 return Ok(Some(found));
             }
+            if self.kept.unwanted.is_cancelled() {
+                return Err(DecodeError::Stopped { file: self.file.clone(), row: self.n_found });
+            }
             let read = (&mut self.kept.file).take(READ_BYTES as u64).read_to_end(self.framer.text());
             if read.map_err(|source| self.unreadable(source))? == 0 {
                 return self.framer.finish().map(|()| None).map_err(|error| self.failed(error));
@@ -244,4 +247,35 @@ impl Records {
 
 fn framer(form: Form, limits: &Limits) -> Framer {
     Framer::new(form, usize::try_from(limits.max_record_bytes).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{CsvReader, Scratch};
+    use super::*;
+    use crate::profile::ProfileName;
+
+    #[tokio::test]
+    async fn a_report_that_nobody_wants_any_more_is_not_read_on() {
+        let text = format!("[{}{{}}]", "{\"a\": 1},".repeat(READ_BYTES));
+        let reading = Reading {
+            file: "costs.json".to_owned(),
+            leniency: ProfileName::Auto.leniency(),
+            limits: Limits::default(),
+            csv_reader: CsvReader::default(),
+            scratch: Scratch::default(),
+            columns: Columns::AsTheyCome,
+        };
+        let kept = reading.scratch.keep(text.as_bytes(), "costs.json", None).await.expect("room");
+        let unwanted = kept.unwanted.clone();
+        let mut records = Records::open(kept, &reading).expect("a list");
+        assert!(records.find().expect("the first").is_some());
+        unwanted.cancel();
+        let error = loop {
+            if let Err(error) = records.find() {
+                break error;
+            }
+        };
+        assert!(matches!(error, DecodeError::Stopped { row, .. } if row < text.len() as u64 / 18), "{error:?}");
+    }
 }

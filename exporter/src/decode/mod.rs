@@ -320,6 +320,8 @@ async fn open_kept<R: KeptRows>(
     open: impl FnOnce(Kept, &Reading) -> Result<R, DecodeError> + Send + 'static,
 ) -> Result<Opened, DecodeError> {
     let kept = reading.scratch.keep(body.bytes, &reading.file, body.compression).await?;
+    // A thread cannot be ended from outside: until it has somebody to send to, it is told.
+    let dropped = kept.unwanted.clone().drop_guard();
     let stopped = DecodeError::Stopped { file: reading.file.clone(), row: 0 };
     let (name, named) = oneshot::channel();
     let (sender, chunks) = mpsc::channel(N_READY_CHUNKS);
@@ -344,6 +346,7 @@ async fn open_kept<R: KeptRows>(
         }
     }));
     let names = named.await.map_err(|_| stopped)??;
+    dropped.disarm();
     Ok(Opened { names, rules, chunks, reader })
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_util::sync::CancellationToken;
 
 use super::{DecodeError, read_error};
 use crate::budget::Budget;
@@ -43,7 +44,12 @@ impl Scratch {
         let dir = self.dir.clone();
         let made = tokio::task::spawn_blocking(move || tempfile::tempfile_in(dir)).await;
         let made = made.map_err(std::io::Error::other).and_then(|made| made).map_err(failed)?;
-        let mut kept = Kept { file: made.try_clone().map_err(failed)?, bytes: 0, budget: Arc::clone(&self.budget) };
+        let mut kept = Kept {
+            file: made.try_clone().map_err(failed)?,
+            bytes: 0,
+            unwanted: CancellationToken::new(),
+            budget: Arc::clone(&self.budget),
+        };
         let mut disk = tokio::fs::File::from_std(made);
         let mut buffer = Vec::with_capacity(COPY_BYTES);
         loop {
@@ -67,6 +73,8 @@ impl Scratch {
 pub(super) struct Kept {
     pub(super) file: File,
     pub(super) bytes: u64,
+    /// Cancelled when nobody wants it any more.
+    pub(super) unwanted: CancellationToken,
     budget: Arc<Budget>,
 }
 

@@ -1,7 +1,8 @@
 //! What two crates of the house must agree on: FOCUS columns, exact money, records, the texts of fields, the
-//! exposition text both ways, http client and server, configuration, secrets, telemetry and a
+//! exposition text both ways, http client and server, the clouds' buckets, configuration, secrets, telemetry and a
 //! program's life.
 
+pub mod cloud;
 pub mod config;
 pub mod exposition;
 pub mod fault;

@@ -9,6 +9,7 @@
 //!   poll_interval: 5m
 //!   retry_for: 30s                # how long a poll tries anew before it has failed
 //!   concurrent_polls: 2
+//!   concurrent_polls_per_host: 2  # of one server, or one bucket
 //!   limits: {max_record_bytes: 16777216, max_columns: 2000}
 //!   metrics:
 //!     dimensions: [ProviderName, ServiceName, Tags.team]
@@ -20,6 +21,12 @@
 //!       url: https://example.com/export.csv
 //!       bearer_token: {file: /var/run/secrets/token}
 //!       tls: {ca_file: /etc/ssl/example.pem}
+//!     - name: aws
+//!       url: s3://billing/exports/
+//!       layout: aws                 # auto (the default), plain, aws, azure, gcp, oci
+//!       object_store:               # what the environment does not say, in its names
+//!         AWS_REGION: eu-central-1
+//!         AWS_SECRET_ACCESS_KEY: {file: /var/run/secrets/key}
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +35,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use costream_common::cloud::{BucketUrlError, Cloud};
 use costream_common::config::Span;
 use costream_common::http::client::{Access, BasicAuth, HeaderSource, Tls, public_url};
 use costream_common::record::SourceName;
@@ -66,6 +74,8 @@ pub struct ExporterConfig {
     pub retry_for: Span,
     /// Polls under way at once. Each holds a few batches in memory.
     pub concurrent_polls: NonZeroUsize,
+    /// Of them, those of one server or one bucket.
+    pub concurrent_polls_per_host: NonZeroUsize,
     /// What a report may ask of us at most.
     pub limits: Limits,
     /// What takes reports apart; not a matter of configuration.
@@ -88,6 +98,7 @@ impl Default for ExporterConfig {
             poll_interval: Duration::from_secs(300),
             retry_for: Span(Duration::from_secs(30)),
             concurrent_polls: NonZeroUsize::MIN.saturating_add(1),
+            concurrent_polls_per_host: NonZeroUsize::MIN.saturating_add(1),
             limits: Limits::default(),
             csv_reader: CsvReader::default(),
             metrics: MetricsConfig::default(),
@@ -127,11 +138,48 @@ pub struct SourceConfig {
     pub poll_interval: Option<Duration>,
 }
 
+/// How a provider lays its reports out in a directory or a bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// A folder without reports of its own is what its manifests say; others are plain.
+    #[default]
+    Auto,
+    /// Each file of the folder is a report.
+    Plain,
+    /// AWS Data Exports: manifests per export and billing period.
+    Aws,
+    /// Azure Cost Management exports: run folders with manifests.
+    Azure,
+    /// Google Cloud, exported from BigQuery: the files of a folder are one report.
+    Gcp,
+    /// Oracle Cloud: each file, in folders per day, is a report that adds to the others.
+    Oci,
+}
+
 /// Where a source's reports are.
 #[derive(Clone)]
 pub enum Location {
-    /// A file, a directory (every regular file in it), or a glob.
+    /// A file, a directory (every regular file in it), or a glob; or a directory with a provider's layout.
     Files(String),
+    /// A directory of a layout that is named.
+    Export {
+        /// The directory.
+        path: String,
+        /// Its layout.
+        layout: Layout,
+    },
+    /// A bucket of a cloud: an object, a folder (with a `/` at its end), or a glob.
+    Bucket {
+        /// Whose it is.
+        cloud: Cloud,
+        /// Without credentials.
+        url: Url,
+        /// The folder's layout.
+        layout: Layout,
+        /// What the environment does not say of the way there, in the environment's names.
+        settings: BTreeMap<String, HeaderSource>,
+    },
     /// One report behind a URL.
     Url {
         /// Without user and password.
@@ -159,6 +207,23 @@ pub enum InvalidSource {
     /// Credentials for a file.
     #[error("`{0}` is for sources with `url`")]
     NotForFiles(&'static str),
+    /// Credentials of a server for a bucket.
+    #[error("`{0}` is for http and https; a bucket takes its credentials from the environment, or `object_store`")]
+    NotForBuckets(&'static str),
+    /// A bucket's key for a server.
+    #[error("`{0}` is not for http and https: a URL there is one report")]
+    NotForServers(&'static str),
+    /// A setting that no cloud's tools know.
+    #[error("`object_store`: {name} is no setting of {prefix}...")]
+    Setting {
+        /// Its name as written.
+        name: String,
+        /// What names of this cloud begin with.
+        prefix: &'static str,
+    },
+    /// A secret in the configuration.
+    #[error("`object_store`: {0} is a secret: it is `{{file: ...}}`, `{{env: ...}}` or `{{kubernetes: ...}}`")]
+    PlainSecret(String),
     /// Two sets of credentials.
     #[error("`bearer_token` and `basic_auth` exclude each other")]
     TwoCredentials,
@@ -188,31 +253,46 @@ struct SourceKeys {
     #[serde(default)]
     headers: BTreeMap<String, HeaderSource>,
     tls: Option<Tls>,
+    layout: Option<Layout>,
+    #[serde(default)]
+    object_store: BTreeMap<String, HeaderSource>,
 }
 
 impl TryFrom<SourceKeys> for SourceConfig {
     type Error = InvalidSource;
 
     fn try_from(keys: SourceKeys) -> Result<Self, InvalidSource> {
-        let for_urls = [
+        let for_servers = [
             ("bearer_token", keys.bearer_token.is_some()),
             ("basic_auth", keys.basic_auth.is_some()),
             ("headers", !keys.headers.is_empty()),
             ("tls", keys.tls.is_some()),
         ];
+        let for_buckets = [("layout", keys.layout.is_some()), ("object_store", !keys.object_store.is_empty())];
+        let first = |keys: &[(&'static str, bool)]| keys.iter().find(|(_, set)| *set).map(|(key, _)| *key);
         if keys.bearer_token.is_some() && keys.basic_auth.is_some() {
             return Err(InvalidSource::TwoCredentials);
         }
         let location = match (keys.path, keys.url) {
-            (Some(path), None) => match for_urls.iter().find(|(_, set)| *set) {
-                Some((key, _)) => return Err(InvalidSource::NotForFiles(key)),
-                None => Location::Files(path),
+            (Some(path), None) => match (first(&for_servers).or(first(&for_buckets[1..])), keys.layout) {
+                (Some(key), _) => return Err(InvalidSource::NotForFiles(key)),
+                (None, Some(layout)) => Location::Export { path, layout },
+                (None, None) => Location::Files(path),
             },
-            (None, Some(url)) => {
-                let (bearer_token, basic_auth, headers) = (keys.bearer_token, keys.basic_auth, keys.headers);
-                let tls = keys.tls.unwrap_or_default();
-                located(&url, Access { bearer_token, basic_auth, userinfo: None, headers, tls })?
-            }
+            (None, Some(url)) => match cloud_of(&url) {
+                Some(cloud) => match first(&for_servers) {
+                    Some(key) => return Err(InvalidSource::NotForBuckets(key)),
+                    None => bucket(cloud, &url, keys.layout.unwrap_or_default(), keys.object_store)?,
+                },
+                None => {
+                    if let Some(key) = first(&for_buckets) {
+                        return Err(InvalidSource::NotForServers(key));
+                    }
+                    let (bearer_token, basic_auth, headers) = (keys.bearer_token, keys.basic_auth, keys.headers);
+                    let tls = keys.tls.unwrap_or_default();
+                    located(&url, Access { bearer_token, basic_auth, userinfo: None, headers, tls })?
+                }
+            },
             _ => return Err(InvalidSource::Location),
         };
         let poll_interval = keys.poll_interval.map(|Span(interval)| interval);
@@ -230,6 +310,8 @@ impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Files(given) => f.debug_tuple("Files").field(given).finish(),
+            Self::Export { path, layout } => f.debug_tuple("Export").field(path).field(layout).finish(),
+            Self::Bucket { url, layout, .. } => f.debug_tuple("Bucket").field(&url.as_str()).field(layout).finish(),
             Self::Url { url, .. } => f.debug_tuple("Url").field(&public_url(url)).finish(),
         }
     }
@@ -239,20 +321,65 @@ impl Location {
     /// What a source there is called when it has no name of its own.
     fn name(&self) -> Result<SourceName, InvalidSource> {
         Ok(match self {
-            Self::Files(given) => SourceName::new(given)?,
+            Self::Files(given) | Self::Export { path: given, .. } => SourceName::new(given)?,
+            Self::Bucket { url, .. } => SourceName::new(url.as_str())?,
             Self::Url { url, .. } => SourceName::new(&public_url(url))?,
         })
     }
 }
 
-fn located(text: &str, mut access: Access) -> Result<Location, InvalidSource> {
-    let mut url: Url = text.parse().map_err(|error: url::ParseError| InvalidSource::Url {
+/// Whose bucket a URL names, by its scheme.
+fn cloud_of(text: &str) -> Option<Cloud> {
+    text.split_once("://").and_then(|(scheme, _)| Cloud::of_scheme(&scheme.to_ascii_lowercase()))
+}
+
+fn bucket(
+    cloud: Cloud,
+    text: &str,
+    layout: Layout,
+    settings: BTreeMap<String, HeaderSource>,
+) -> Result<Location, InvalidSource> {
+    let url = parsed(text)?;
+    cloud.check(&url).map_err(|error| InvalidSource::Url {
+        shown: url.scheme().to_owned() + "://" + url.host_str().unwrap_or_default(),
+        reason: match error {
+            BucketUrlError::Credentials => format!("{error} (nor `?` in a glob)"),
+            _ => error.to_string(),
+        },
+    })?;
+    for (name, value) in &settings {
+        if !cloud.knows(name) {
+            return Err(InvalidSource::Setting { name: name.clone(), prefix: cloud.settings_prefix() });
+        }
+        if matches!(value, HeaderSource::Plain(_)) && is_secret(name) {
+            return Err(InvalidSource::PlainSecret(name.clone()));
+        }
+    }
+    Ok(Location::Bucket { cloud, url, layout, settings })
+}
+
+/// Whether a setting of this name holds a secret, rather than says where one is.
+fn is_secret(name: &str) -> bool {
+    let says_where = ["_FILE", "_PATH", "_URI", "_URL", "_ID", "_ENDPOINT", "_CREDENTIALS"];
+    let is_one = ["SECRET", "_KEY", "TOKEN", "SAS", "PASSWORD"];
+    !says_where.iter().any(|end| name.ends_with(end)) && is_one.iter().any(|part| name.contains(part))
+}
+
+fn parsed(text: &str) -> Result<Url, InvalidSource> {
+    text.parse().map_err(|error: url::ParseError| InvalidSource::Url {
         // What does not parse may have a secret anywhere: show where it was going.
         shown: text.split(['?', '@', '#']).next().unwrap_or_default().to_owned(),
         reason: error.to_string(),
-    })?;
+    })
+}
+
+fn located(text: &str, mut access: Access) -> Result<Location, InvalidSource> {
+    let mut url = parsed(text)?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(InvalidSource::Url { shown: public_url(&url), reason: "neither http nor https".to_owned() });
+        return Err(InvalidSource::Url {
+            shown: public_url(&url),
+            reason: "neither http nor https, nor a bucket's: s3, az, abfss, gs".to_owned(),
+        });
     }
     access.take_userinfo(&mut url);
     Ok(Location::Url { url, access: Box::new(access) })
@@ -268,7 +395,11 @@ impl ExporterConfig {
             let scheme = given.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
             let location = match scheme.as_deref() {
                 Some("http" | "https") => located(given, Access::default())?,
-                _ => Location::Files(given.clone()),
+                Some(scheme) => match Cloud::of_scheme(scheme) {
+                    Some(cloud) => bucket(cloud, given, Layout::Auto, BTreeMap::new())?,
+                    None => Location::Files(given.clone()),
+                },
+                None => Location::Files(given.clone()),
             };
             Ok(SourceConfig { name: location.name()?, location, profile, poll_interval: None })
         };
@@ -354,6 +485,21 @@ mod tests {
     }
 
     #[test]
+    fn each_providers_example_is_good() {
+        for (provider, layout) in
+            [("aws", Layout::Aws), ("azure", Layout::Azure), ("gcp", Layout::Gcp), ("oci", Layout::Oci)]
+        {
+            let path = format!("{}/../resources/config/{provider}.yaml", env!("CARGO_MANIFEST_DIR"));
+            let config = read(&std::fs::read_to_string(path).expect("an example")).expect(provider);
+            let [SourceConfig { location, profile, .. }] = &config.sources[..] else { panic!("one source") };
+            let (Location::Export { layout: named, .. } | Location::Bucket { layout: named, .. }) = location else {
+                panic!("a layout")
+            };
+            assert_eq!((*named, profile.as_str()), (layout, provider));
+        }
+    }
+
+    #[test]
     fn every_key_is_read() {
         let config = read(
             "exporter:
@@ -375,14 +521,29 @@ mod tests {
       tls: {ca_file: /ca.pem, insecure_skip_verify: true}
     - url: https://host/b.csv?sig=abc
       basic_auth: {username: bob, password: {env: PASSWORD}}
+    - {path: /exports, layout: azure}
+    - url: abfss://costs@account.dfs.core.windows.net/daily/
+      layout: azure
+      object_store: {AZURE_STORAGE_CLIENT_ID: me, AZURE_STORAGE_CLIENT_SECRET: {env: PASSWORD}}
 ",
         )
         .expect("a good section");
         assert_eq!((config.spool_max_bytes, config.limits.max_columns), (Some(20 << 30), 99));
         assert_eq!(
             config.sources.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(),
-            ["/reports", "azure", "https://host/b.csv?sig=***"]
+            [
+                "/reports",
+                "azure",
+                "https://host/b.csv?sig=***",
+                "/exports",
+                "abfss://costs@account.dfs.core.windows.net/daily/"
+            ]
         );
+        assert!(matches!(config.sources[3].location, Location::Export { layout: Layout::Azure, .. }));
+        let Location::Bucket { cloud: Cloud::Azure, settings, .. } = &config.sources[4].location else {
+            panic!("a bucket")
+        };
+        assert_eq!(settings.len(), 2);
         let Location::Url { url, access } = &config.sources[1].location else { panic!("a url") };
         assert!(url.as_str().ends_with("sig=abc") && access.headers.len() == 2 && access.tls.insecure_skip_verify);
         assert!(!format!("{config:?}").contains("secret@") && !format!("{config:?}").contains("abc"));
@@ -402,6 +563,20 @@ mod tests {
             ),
             ("  sources:\n    - {path: a}\n    - {path: a}\n", 3, "two sources are called a"),
             ("  sources:\n    - {pat: a}\n", 3, "pat"),
+            ("  sources:\n    - {path: a, layout: awz}\n", 3, "awz"),
+            ("  sources:\n    - {path: a, object_store: {AWS_REGION: b}}\n", 3, "`object_store` is for"),
+            ("  sources:\n    - {url: 'http://b/', layout: aws}\n", 3, "one report"),
+            ("  sources:\n    - {url: 's3://b/', tls: {}}\n", 3, "`tls` is for http"),
+            ("  sources:\n    - {url: 's3://u:pw@b/'}\n", 3, "no credentials"),
+            ("  sources:\n    - {url: 's3:///a'}\n", 3, "no bucket"),
+            ("  sources:\n    - {url: 's3://b/a?.csv'}\n", 3, "`?`"),
+            ("  sources:\n    - {url: 's3://b/', object_store: {AWS_REGIO: b}}\n", 3, "AWS_REGIO is no setting"),
+            (
+                "  sources:\n    - {url: 's3://b/', object_store: {AZURE_STORAGE_KEY: {env: A}}}\n",
+                3,
+                "AZURE_STORAGE_KEY",
+            ),
+            ("  sources:\n    - {url: 's3://b/', object_store: {AWS_SECRET_ACCESS_KEY: pw}}\n", 3, "is a secret"),
             ("  poll_interval: 0s\n", 2, "nought"),
             ("  spool_max_bytes: much\n", 2, "much"),
             ("  metrics:\n    max_series: 1\n", 3, "at least 100"),
@@ -417,11 +592,12 @@ mod tests {
     #[test]
     fn sources_of_the_command_line_are_told_apart() {
         let dir = Path::new("data");
-        let given = ["costs.csv".to_owned(), "HTTPS://u:p@host/x.csv".to_owned()];
+        let given = ["costs.csv", "HTTPS://u:p@host/x.csv", "S3://bucket/exports/"].map(str::to_owned);
         let config = ExporterConfig::for_run(&given, ProfileName::Auto, dir).expect("two sources");
         assert_eq!(config.spool_dir, dir.join("spool"));
         assert!(matches!(config.sources[0].location, Location::Files(_)));
         assert_eq!(config.sources[1].name.as_str(), "https://host/x.csv");
+        assert!(matches!(config.sources[2].location, Location::Bucket { cloud: Cloud::S3, .. }));
         let twice = ["a".to_owned(), "a".to_owned()];
         assert!(matches!(ExporterConfig::for_run(&twice, ProfileName::Auto, dir), Err(InvalidSource::Twice(_))));
     }

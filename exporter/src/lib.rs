@@ -1,11 +1,12 @@
 //! The exporter: sources of cost reports in, snapshots of exact records out, over HTTP.
 //!
-//! A report meets the modules in this order, and a module uses only those before it: profile, budget,
-//! decode, dimensions, config, source, convert, report, rollup, snapshot, sums, telemetry, poll, expose.
+//! A report meets the modules in this order, and a module uses only those before it: profile, budget, decode,
+//! dimensions, config, source, convert, report, assemble, rollup, snapshot, sums, telemetry, poll, expose.
 //!
 //! Peak memory: per poll under way a few batches on each side of the disk, per reader one batch;
 //! and the series of one budget, four times over while they are made. Nothing grows with a report.
 
+mod assemble;
 mod budget;
 pub mod config;
 pub mod convert;
@@ -30,7 +31,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ExporterConfig;
-use crate::poll::{Polling, Polls};
+use crate::poll::{Places, Polling, Polls};
 use crate::snapshot::Spool;
 use crate::source::Source;
 use crate::telemetry::Telemetry;
@@ -102,13 +103,22 @@ impl Exporter {
         let sources = sources(&config)?;
         let names: BTreeSet<SourceName> = sources.iter().map(|source| source.name.clone()).collect();
         let ExporterConfig {
-            spool_dir, spool_max_bytes, metrics, retry_for, limits, csv_reader, concurrent_polls, ..
+            spool_dir,
+            spool_max_bytes,
+            metrics,
+            retry_for,
+            limits,
+            csv_reader,
+            concurrent_polls,
+            concurrent_polls_per_host,
+            ..
         } = config;
         let opening = tokio::task::spawn_blocking(move || {
             Spool::open(&spool_dir, spool_max_bytes, metrics.dimensions, metrics.max_series, &names)
         });
         let spool = opening.await.map_err(|error| SpoolError::Gone(error.to_string()))??;
-        let polls = Polls::new(spool, Telemetry::new(), retry_for.0, limits, csv_reader, concurrent_polls.get());
+        let places = Places::new(concurrent_polls.get(), concurrent_polls_per_host.get());
+        let polls = Polls::new(spool, Telemetry::new(), retry_for.0, limits, csv_reader, places);
         polls.ready.refresh(&polls.spool).await;
         let sources = sources.into_iter().map(|source| Arc::new(Polling::new(source))).collect();
         let started_nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();

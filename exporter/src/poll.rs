@@ -1,8 +1,12 @@
-//! When a source is asked, and what one poll does: fetch, decode, convert, write, swap. The
+//! When a source is asked, and what one poll does: fetch, decode, convert, assemble, write, swap. The
 //! decoder's task runs ahead of the writer's blocking thread by [`N_READY_PIECES`]; a slow disk so slows the source.
 //! A poll that fails, or is dropped, leaves the last snapshot and no file; one whose report turns out
 //! to be the bytes seen last leaves the last snapshot too. Failures that may pass are tried again, from the
 //! start, for as long as `retry_for` says and at the server's own pace.
+//!
+//! Who asks waits for a place, first come, first served: so many polls at once, of them so many of one host. The wait
+//! before a second try takes no place. A source has at most as many reports waiting as there are places, so that one
+//! with many does not keep the others from theirs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,15 +19,15 @@ use costream_common::record::{ScopeKey, ScopeName, Snapshot, SourceName};
 use costream_common::report::one_line;
 use costream_common::stream::backoff::{Waits, jittered};
 use futures::StreamExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::convert::Rejected;
+use crate::assemble::{AssembleError, Assembly, Piece};
 use crate::decode::{CsvReader, DecodeError, Limits};
 use crate::profile::ProfileName;
-use crate::report::{DecodeOptions, Decoded, Report};
+use crate::report::DecodeOptions;
 use crate::snapshot::{Generation, ReportFacts, Spool, SpoolError};
-use crate::source::{Fetched, Item, Receipt, Source, SourceError};
+use crate::source::{Fetched, Item, Parts, Seen, Source, SourceError};
 use crate::sums::Ready;
 use crate::telemetry::{Ended, Telemetry};
 
@@ -145,9 +149,7 @@ pub(crate) struct Polls {
     pub(crate) retry_for: Duration,
     pub(crate) limits: Limits,
     pub(crate) csv_reader: CsvReader,
-    /// Polls under way at once, of all sources.
-    concurrent_polls: usize,
-    places: tokio::sync::Semaphore,
+    places: Places,
     flights: Mutex<BTreeMap<ScopeKey, Arc<Flight>>>,
 }
 
@@ -158,9 +160,8 @@ impl Polls {
         retry_for: Duration,
         limits: Limits,
         csv_reader: CsvReader,
-        concurrent_polls: usize,
+        places: Places,
     ) -> Self {
-        let places = tokio::sync::Semaphore::new(concurrent_polls);
         Self {
             spool,
             telemetry,
@@ -168,7 +169,6 @@ impl Polls {
             retry_for,
             limits,
             csv_reader,
-            concurrent_polls,
             places,
             flights: Mutex::default(),
         }
@@ -186,6 +186,42 @@ impl Polls {
                 rejected: count(&flight.rejected),
             })
             .collect()
+    }
+}
+
+/// The places for polls under way, of all sources and of each host.
+#[derive(Debug)]
+pub(crate) struct Places {
+    n_places: usize,
+    n_of_host: usize,
+    all: Semaphore,
+    hosts: Mutex<BTreeMap<String, Arc<Semaphore>>>,
+}
+
+/// A place that is taken, for as long as it lives.
+struct Place<'a> {
+    _of_all: Option<SemaphorePermit<'a>>,
+    _of_host: Option<OwnedSemaphorePermit>,
+}
+
+impl Places {
+    /// So many places, of them so many for each host.
+    pub(crate) fn new(n_places: usize, n_of_host: usize) -> Self {
+        Self { n_places, n_of_host, all: Semaphore::new(n_places), hosts: Mutex::default() }
+    }
+
+    /// Waits for a place. The host's comes first: who waits for a slow host must not sit on a place of all.
+    async fn take(&self, host: Option<String>) -> Place<'_> {
+        let of_host = match host {
+            Some(host) => {
+                let of_host = || Arc::new(Semaphore::new(self.n_of_host));
+                let places = Arc::clone(locked(&self.hosts).entry(host).or_insert_with(of_host));
+                places.acquire_owned().await.ok()
+            }
+            None => None,
+        };
+        // Nobody closes them.
+        Place { _of_all: self.all.acquire().await.ok(), _of_host: of_host }
     }
 }
 
@@ -214,12 +250,16 @@ impl Polling {
         let _busy = self.busy.lock().await;
         let began = Instant::now();
         let name = &self.source.name;
-        let (outcomes, gone) = match self.source.items().await {
+        let items = {
+            let _place = polls.places.take(self.source.host()).await;
+            self.source.items().await
+        };
+        let (outcomes, gone) = match items {
             Ok(items) => {
                 let there: BTreeSet<&ScopeName> = items.iter().map(|item| &item.scope).collect();
                 let gone = gone(&polls.spool, name, &there);
                 let polled = futures::stream::iter(items).map(|item| self.poll_report(polls, item));
-                let outcomes = polled.buffered(polls.concurrent_polls).collect().await;
+                let outcomes = polled.buffered(polls.places.n_places).collect().await;
                 (outcomes, gone)
             }
             Err(error) => {
@@ -256,7 +296,8 @@ impl Polling {
     async fn poll_report(&self, polls: &Polls, item: Item) -> PollOutcome {
         let began = Instant::now();
         let source = &self.source.name;
-        let result = self.tried(polls, &item, began).await;
+        let scope = item.scope.clone();
+        let result = self.tried(polls, item, began).await;
         let ended = match &result {
             Ok(polled) if polled.changed => Ended::Changed,
             Ok(_) => Ended::Unchanged,
@@ -266,16 +307,23 @@ impl Polling {
         if ended == Ended::Changed {
             polls.ready.refresh_if_due(&polls.spool).await;
         }
-        PollOutcome { source: source.clone(), scope: Some(item.scope), result }
+        PollOutcome { source: source.clone(), scope: Some(scope), result }
     }
 
-    async fn tried(&self, polls: &Polls, item: &Item, began: Instant) -> Result<Polled, PollError> {
+    async fn tried(&self, polls: &Polls, mut item: Item, began: Instant) -> Result<Polled, PollError> {
         let mut waits = Waits::new(FIRST_WAIT, LONGEST_WAIT, None);
+        let (mut is_stale, mut columns) = (false, None);
         loop {
-            let error = match self.attempt(polls, item, began).await {
-                Err(error) if error.is_retryable() => error,
-                ended => return ended,
+            let error = match self.attempt(polls, &mut item, is_stale, columns.take(), began).await {
+                Err(Halt::Wider(all)) => {
+                    columns = Some(all);
+                    continue;
+                }
+                Err(Halt::Failed(error)) if error.is_retryable() => error,
+                Err(Halt::Failed(error)) => return Err(error),
+                Ok(polled) => return Ok(polled),
             };
+            is_stale = matches!(error, PollError::Source(SourceError::Changed(_)));
             match waits.next(error.retry_after()) {
                 Some(wait) if began.elapsed() + wait <= polls.retry_for => {
                     polls.telemetry.retried(&self.source.name);
@@ -287,93 +335,102 @@ impl Polling {
         }
     }
 
-    async fn attempt(&self, polls: &Polls, item: &Item, began: Instant) -> Result<Polled, PollError> {
-        let _place = polls.places.acquire().await;
+    /// One try: with the report as it was looked for, or, when that `is_stale`, as it is there now.
+    async fn attempt(
+        &self,
+        polls: &Polls,
+        item: &mut Item,
+        is_stale: bool,
+        columns: Option<SchemaRef>,
+        began: Instant,
+    ) -> Result<Polled, Halt> {
+        let _place = polls.places.take(self.source.host()).await;
+        if is_stale {
+            *item = self.source.again(item.clone()).await?;
+        }
         let key = ScopeKey { source: self.source.name.clone(), scope: item.scope.clone() };
         let conversion = format!("{} {}", env!("CARGO_PKG_VERSION"), self.source.profile);
         // Other rules would make other records of the same bytes.
         let last = polls.spool.get(&key).filter(|generation| generation.manifest.report.conversion == conversion);
         let seen = last.as_ref().map(|generation| generation.seen());
-        let (reader, receipt) = match (self.source.fetch(item, seen.as_ref()).await?, &last) {
-            (Fetched::Fresh(reader, receipt), _) => (reader, receipt),
+        let parts = match (self.source.fetch(item, seen.as_ref()).await?, &last) {
+            (Fetched::Fresh(parts), _) => parts,
             (Fetched::Unchanged, Some(last)) => return Ok(polled(last, false, 0, began)),
             // Without a seen report nothing can be unchanged.
             (Fetched::Unchanged, None) => return Err(SourceError::Changed(item.shown.clone()).into()),
+            (Fetched::Unfinished, Some(last)) => {
+                tracing::info!(source = %key.source, scope = %key.scope, "its next export is still being written");
+                return Ok(polled(last, false, 0, began));
+            }
+            (Fetched::Unfinished, None) => return Err(SourceError::Unfinished(item.shown.clone()).into()),
         };
         let flight = InFlight::new(polls, key.clone());
-        let options = DecodeOptions {
-            profile: self.source.profile,
-            file: item.shown.clone(),
-            limits: polls.limits,
-            csv_reader: polls.csv_reader,
-            scratch: polls.spool.scratch(),
-        };
-        let decoded = match Report::open(reader, options).await {
-            Ok(report) => {
-                self.write(polls, key, item, report, receipt, conversion, last.as_ref(), &flight.flight).await
-            }
-            Err(error) => Err(blamed(error, &receipt)),
-        };
-        decoded.map(|(generation, changed, read_bytes)| polled(&generation, changed, read_bytes, began))
+        let (generation, changed, read_bytes) =
+            self.write(polls, key, parts, columns, conversion, last.as_ref(), &flight.flight).await?;
+        Ok(polled(&generation, changed, read_bytes, began))
     }
 
-    /// Brings an open report to the disk; says whether it became a new generation, and its bytes.
+    /// Brings a report to the disk; says whether it became a new generation, and its bytes.
     #[expect(clippy::too_many_arguments, reason = "one step of `attempt`, which has all of them at hand")]
     async fn write(
         &self,
         polls: &Polls,
         key: ScopeKey,
-        item: &Item,
-        mut report: Report,
-        receipt: Receipt,
+        parts: Parts,
+        columns: Option<SchemaRef>,
         conversion: String,
         last: Option<&Arc<Generation>>,
         flight: &Flight,
-    ) -> Result<(Arc<Generation>, bool, u64), PollError> {
+    ) -> Result<(Arc<Generation>, bool, u64), Halt> {
+        let options = DecodeOptions {
+            profile: self.source.profile,
+            file: key.scope.to_string(),
+            limits: polls.limits,
+            csv_reader: polls.csv_reader,
+            scratch: polls.spool.scratch(),
+        };
+        let mut assembly = Assembly::open(parts, options, columns).await?;
         let (pieces, received) = mpsc::channel(N_READY_PIECES);
-        let (spool, file, schema) = (polls.spool.clone(), item.shown.clone(), report.schema());
+        let (spool, file, schema) = (polls.spool.clone(), assembly.file().to_owned(), assembly.schema());
         let writing = tokio::task::spawn_blocking(move || write(&spool, key, file, &schema, received));
-        let decoded = hand_over(&mut report, &pieces, flight).await;
-        let read_bytes = receipt.bytes();
+        let assembled = hand_over(&mut assembly, &pieces, flight).await;
+        let read_bytes = assembly.bytes();
         polls.telemetry.read(&self.source.name, read_bytes);
-        let sealed = match decoded {
-            Ok(()) => receipt.seal().await.map_err(PollError::from),
-            Err(error) => Err(blamed(error, &receipt)),
-        };
-        let is_known =
-            |last: &&Arc<Generation>, digest: &Option<String>| digest.is_some() && last.seen().digest == *digest;
-        let (sealed, known) = match sealed {
-            Ok(seen) => match last.filter(|last| is_known(last, &seen.digest)) {
-                Some(last) => (Ok(()), Some((last, seen))),
-                None => {
-                    let facts = ReportFacts {
-                        seen,
-                        conversion,
-                        profile: report.profile(),
-                        focus_version: report.version().map(|version| version.as_str().to_owned()),
-                        rules: report.rules().iter().map(|(rule, count)| ((*rule).to_owned(), *count)).collect(),
-                    };
-                    // A writer that is not there any more says why below.
-                    let _ = pieces.send(Piece::End(Box::new(facts))).await;
-                    (Ok(()), None)
-                }
-            },
-            Err(error) => (Err(error), None),
-        };
+        let ended = self.end(assembled, assembly, &pieces, conversion, last).await;
         // Without an end the writer removes what it has written.
         drop(pieces);
-        let written = writing.await.map_err(|error| SpoolError::Gone(error.to_string()))??;
-        sealed?;
-        if let Some((last, seen)) = known {
-            let last = Arc::clone(last);
+        let gone = |error: tokio::task::JoinError| PollError::from(SpoolError::Gone(error.to_string()));
+        let written = writing.await.map_err(gone)?.map_err(PollError::from)?;
+        if let Some((last, seen)) = ended? {
             let noted = tokio::task::spawn_blocking(move || last.seen_again(seen).map(|()| last)).await;
-            let last = noted.map_err(|error| SpoolError::Gone(error.to_string()))??;
+            let last = noted.map_err(gone)?.map_err(PollError::from)?;
             return Ok((last, false, read_bytes));
         }
         match written {
             Some(generation) => Ok((generation, true, read_bytes)),
-            None => Err(SpoolError::Gone("it ended early".to_owned()).into()),
+            None => Err(PollError::from(SpoolError::Gone("it ended early".to_owned())).into()),
         }
+    }
+
+    /// Tells the writer that all is there; or says which generation it is already, and what was seen of it now.
+    async fn end(
+        &self,
+        assembled: Result<(), AssembleError>,
+        assembly: Assembly,
+        pieces: &mpsc::Sender<ToDisk>,
+        conversion: String,
+        last: Option<&Arc<Generation>>,
+    ) -> Result<Option<(Arc<Generation>, Seen)>, Halt> {
+        assembled?;
+        let (profile, focus_version, rules) = (assembly.profile(), assembly.focus_version(), assembly.rules());
+        let seen = assembly.into_parts().seal().await?;
+        if let Some(last) = last.filter(|last| seen.digest.is_some() && last.seen().digest == seen.digest) {
+            return Ok(Some((Arc::clone(last), seen)));
+        }
+        let facts = ReportFacts { seen, conversion, profile, focus_version, rules };
+        // A writer that is not there any more says why itself.
+        let _ = pieces.send(ToDisk::End(Box::new(facts))).await;
+        Ok(None)
     }
 
     /// Polls on schedule until told to stop; a poll in flight is then dropped.
@@ -401,11 +458,6 @@ impl Polling {
             }
         }
     }
-}
-
-/// The source's own failure where there was one: the decoder only saw its copy.
-fn blamed(error: DecodeError, receipt: &Receipt) -> PollError {
-    receipt.failure().map_or(PollError::Decode(error), PollError::Source)
 }
 
 fn polled(generation: &Generation, changed: bool, read_bytes: u64, began: Instant) -> Polled {
@@ -446,32 +498,52 @@ fn log(outcome: &PollOutcome) {
     }
 }
 
-/// What goes to the writer.
-enum Piece {
-    Batch(arrow::array::RecordBatch),
-    Rejected(Rejected),
-    End(Box<ReportFacts>),
+/// Why a try brought nothing.
+enum Halt {
+    Failed(PollError),
+    /// It is to be made again at once, with these columns.
+    Wider(SchemaRef),
 }
 
-impl From<Decoded> for Piece {
-    fn from(decoded: Decoded) -> Self {
-        match decoded {
-            Decoded::Batch(batch) => Self::Batch(batch),
-            Decoded::Rejected(rejected) => Self::Rejected(rejected),
+impl<E: Into<PollError>> From<E> for Halt {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<AssembleError> for Halt {
+    fn from(error: AssembleError) -> Self {
+        match error {
+            AssembleError::Source(error) => Self::Failed(error.into()),
+            AssembleError::Decode(error) => Self::Failed(error.into()),
+            AssembleError::Wider(columns) => Self::Wider(columns),
         }
     }
 }
 
+/// What goes to the writer.
+enum ToDisk {
+    Piece(Piece),
+    End(Box<ReportFacts>),
+}
+
 /// Brings a report to the writer, piece by piece, as it has room; a writer that has ended says why itself.
-async fn hand_over(report: &mut Report, pieces: &mpsc::Sender<Piece>, flight: &Flight) -> Result<(), DecodeError> {
-    while let Some(piece) = report.next().await? {
+async fn hand_over(
+    assembly: &mut Assembly,
+    pieces: &mpsc::Sender<ToDisk>,
+    flight: &Flight,
+) -> Result<(), AssembleError> {
+    while let Some(piece) = assembly.next().await? {
         match &piece {
-            Decoded::Batch(batch) => {
-                flight.rows.fetch_add(u64::try_from(batch.num_rows()).unwrap_or_default(), Ordering::Relaxed)
+            Piece::Batch(batch) => {
+                flight.rows.fetch_add(u64::try_from(batch.num_rows()).unwrap_or_default(), Ordering::Relaxed);
             }
-            Decoded::Rejected(_) => flight.rejected.fetch_add(1, Ordering::Relaxed),
-        };
-        if pieces.send(Piece::from(piece)).await.is_err() {
+            Piece::Rejected(_) => {
+                flight.rejected.fetch_add(1, Ordering::Relaxed);
+            }
+            Piece::Part(_) => {}
+        }
+        if pieces.send(ToDisk::Piece(piece)).await.is_err() {
             break;
         }
     }
@@ -484,14 +556,15 @@ fn write(
     key: ScopeKey,
     file: String,
     schema: &SchemaRef,
-    mut pieces: mpsc::Receiver<Piece>,
+    mut pieces: mpsc::Receiver<ToDisk>,
 ) -> Result<Option<Arc<Generation>>, SpoolError> {
     let mut writer = spool.begin(key, file, schema)?;
     while let Some(piece) = pieces.blocking_recv() {
         match piece {
-            Piece::Batch(batch) => writer.batch(&batch)?,
-            Piece::Rejected(rejected) => writer.reject(&rejected)?,
-            Piece::End(facts) => return writer.commit(*facts).map(Some),
+            ToDisk::Piece(Piece::Part(file)) => writer.part(file)?,
+            ToDisk::Piece(Piece::Batch(batch)) => writer.batch(&batch)?,
+            ToDisk::Piece(Piece::Rejected(rejected)) => writer.reject(&rejected)?,
+            ToDisk::End(facts) => return writer.commit(*facts).map(Some),
         }
     }
     Ok(None)
@@ -564,9 +637,11 @@ mod tests {
         assert_eq!(row.len() as u64, ROW_BYTES);
         let rows = Endless { row, at: 0, read: Arc::clone(&read) };
         let source = tokio::io::AsyncReadExt::chain(HEADER, rows);
-        let mut report = Report::open(source, DecodeOptions::new("costs.csv")).await.expect("a report");
+        let parts = Parts::of_all(vec![(Box::new(source), "costs.csv".to_owned())]);
+        let options = DecodeOptions::new("costs.csv");
+        let mut assembly = Assembly::open(parts, options, None).await.expect("a report");
         let (pieces, mut received) = mpsc::channel(N_READY_PIECES);
-        let handing = tokio::spawn(async move { hand_over(&mut report, &pieces, &Flight::default()).await });
+        let handing = tokio::spawn(async move { hand_over(&mut assembly, &pieces, &Flight::default()).await });
         let mut written = 0;
         for _ in 0..30 {
             for _ in 0..1_000 {
@@ -575,7 +650,7 @@ mod tests {
             let ahead = read.load(Ordering::SeqCst) - written * ROW_BYTES;
             assert!((1..AHEAD_BYTES).contains(&ahead), "{ahead} bytes are read ahead of {written} rows");
             match received.recv().await {
-                Some(Piece::Batch(batch)) => written += batch.num_rows() as u64,
+                Some(ToDisk::Piece(Piece::Batch(batch))) => written += batch.num_rows() as u64,
                 _ => panic!("every row is good"),
             }
         }

@@ -589,6 +589,11 @@ impl Writer {
         Ok(())
     }
 
+    /// What comes next is another file's.
+    pub(crate) fn part(&mut self, file: String) -> Result<(), SpoolError> {
+        self.rejects.part(file).map_err(|error| self.begun.failed(REJECTS, error))
+    }
+
     /// Puts a row in quarantine.
     pub(crate) fn reject(&mut self, rejected: &Rejected) -> Result<(), SpoolError> {
         self.rejects.add(rejected).map_err(|error| self.begun.failed(REJECTS, error))

@@ -31,7 +31,7 @@ pub(crate) fn schema() -> SchemaRef {
     ]))
 }
 
-/// The refused rows of one report, on their way to the disk.
+/// The refused rows of one report, file by file, on their way to the disk.
 pub(super) struct Quarantine<W: Write> {
     source: String,
     file: String,
@@ -63,6 +63,13 @@ impl<W: Write> Quarantine<W> {
     /// An empty one, of a source's file, into a stream of the [`schema`].
     pub(super) fn new(source: String, file: String, writer: StreamWriter<W>) -> Self {
         Self { source, file, writer, page: Page::default(), count: 0, reasons: BTreeMap::new() }
+    }
+
+    /// What comes next is another file's.
+    pub(super) fn part(&mut self, file: String) -> Result<(), ArrowError> {
+        self.flush()?;
+        self.file = file;
+        Ok(())
     }
 
     /// Takes a refused row.

@@ -12,13 +12,15 @@ use costream_common::record::ScopeName;
 use glob::MatchOptions;
 use serde::{Deserialize, Serialize};
 
-use super::{Fetched, Item, MAX_SCOPES, Mark, Receipt, SourceError};
+use super::object::Bucket;
+use super::{Fetched, Item, MAX_SCOPES, Mark, Parts, SourceError};
+use crate::config::Layout;
 
 /// Coarsest step of a file system's clock, with room for two clocks that differ: a file written
 /// this shortly before it was read may have been written again without a trace in its times.
-const CLOCK_STEP: Duration = Duration::from_secs(3);
+pub(super) const CLOCK_STEP: Duration = Duration::from_secs(3);
 /// What one read asks of the disk.
-const READ_BYTES: usize = 256 << 10;
+pub(super) const READ_BYTES: usize = 256 << 10;
 
 /// What a path, directory or glob stands for.
 #[derive(Debug)]
@@ -31,13 +33,23 @@ impl Files {
         Self { given }
     }
 
-    /// The files that are there now, in order of their names.
+    /// The files that are there now, in order of their names; or, in a directory that has none of its own, the
+    /// reports of a provider's layout.
     pub(super) async fn items(&self) -> Result<Vec<Item>, SourceError> {
         let given = self.given.clone();
         let listed = tokio::task::spawn_blocking(move || list(&given)).await;
-        listed.unwrap_or_else(|error| {
+        let listed = listed.unwrap_or_else(|error| {
             Err(SourceError::Read { path: self.given.clone(), source: io::Error::other(error) })
-        })
+        });
+        match listed {
+            Err(SourceError::NoFiles { given, reason }) if Path::new(&given).is_dir() => {
+                match Bucket::of_directory(given.clone(), Layout::Auto).items().await {
+                    Err(SourceError::NoFiles { .. }) => Err(SourceError::NoFiles { given, reason }),
+                    reports => reports,
+                }
+            }
+            listed => listed,
+        }
     }
 }
 
@@ -57,7 +69,7 @@ fn list(given: &str) -> Result<Vec<Item>, SourceError> {
 fn item(scope: &str, path: &str) -> Result<Item, SourceError> {
     let scope = ScopeName::new(scope)
         .map_err(|source| SourceError::Name { shown: path.escape_debug().to_string(), source: Some(source) })?;
-    Ok(Item { scope, shown: path.to_owned() })
+    Ok(Item { scope, shown: path.to_owned(), report: None })
 }
 
 fn in_directory(given: &str) -> Result<Vec<Item>, SourceError> {
@@ -145,7 +157,7 @@ pub(super) async fn fetch(path: &str, known: Option<&Stamp>) -> Result<Fetched, 
         return Ok(Fetched::Unchanged);
     }
     file.set_max_buf_size(READ_BYTES);
-    Ok(Receipt::of(file, path, Mark::File(stamp)))
+    Ok(Fetched::Fresh(Parts::one(file, path, Mark::File(stamp))))
 }
 
 /// A file's size, times and inode, and when they were looked at. Times are nanoseconds since the epoch,
@@ -235,9 +247,10 @@ mod tests {
     }
 
     async fn read(path: &str) -> Stamp {
-        let Ok(Fetched::Fresh(mut reader, receipt)) = fetch(path, None).await else { panic!("a file") };
-        reader.read_to_end(&mut Vec::new()).await.expect("its bytes");
-        let Mark::File(stamp) = receipt.seal().await.expect("a seal").mark else { panic!("a stamp") };
+        let Ok(Fetched::Fresh(mut parts)) = fetch(path, None).await else { panic!("a file") };
+        let mut part = parts.next().await.expect("no failure").expect("a part");
+        part.bytes.read_to_end(&mut Vec::new()).await.expect("its bytes");
+        let Mark::File(stamp) = parts.seal().await.expect("a seal").mark else { panic!("a stamp") };
         stamp
     }
 
@@ -286,10 +299,11 @@ mod tests {
         ];
         for change in changes {
             fs::write(&path, "one").expect("write");
-            let Ok(Fetched::Fresh(mut reader, receipt)) = fetch(text, None).await else { panic!("a file") };
+            let Ok(Fetched::Fresh(mut parts)) = fetch(text, None).await else { panic!("a file") };
             change(&path);
-            reader.read_to_end(&mut Vec::new()).await.expect("its bytes");
-            let error = receipt.seal().await.expect_err("a change");
+            let mut part = parts.next().await.expect("no failure").expect("a part");
+            part.bytes.read_to_end(&mut Vec::new()).await.expect("its bytes");
+            let error = parts.seal().await.expect_err("a change");
             assert!(matches!(error, SourceError::Changed(_)) && error.is_retryable());
         }
     }

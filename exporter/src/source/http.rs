@@ -5,7 +5,7 @@ use costream_common::http::client::{Access, Answer, Ask, Client, ClientError, Va
 use costream_common::record::ScopeName;
 use url::Url;
 
-use super::{Fetched, Item, Mark, Receipt, SourceError};
+use super::{Fetched, Item, Mark, Parts, SourceError};
 
 #[derive(Debug)]
 pub(super) struct Remote {
@@ -19,13 +19,18 @@ impl Remote {
         Ok(Self { shown: public_url(&url), url, client: Client::new(access)? })
     }
 
+    /// The server: its name and port.
+    pub(super) fn host(&self) -> String {
+        self.url.authority().to_owned()
+    }
+
     /// The report's scope: the last part of the URL's path, as a file's is its name.
     pub(super) fn item(&self) -> Result<Item, SourceError> {
         let last = self.url.path_segments().and_then(|mut parts| parts.rfind(|part| !part.is_empty()));
         let scope = last.or(self.url.host_str()).unwrap_or(&self.shown);
         let scope = ScopeName::new(scope)
             .map_err(|source| SourceError::Name { shown: self.shown.clone(), source: Some(source) })?;
-        Ok(Item { scope, shown: self.shown.clone() })
+        Ok(Item { scope, shown: self.shown.clone(), report: None })
     }
 
     pub(super) async fn fetch(&self, known: Option<&Validators>) -> Result<Fetched, SourceError> {
@@ -37,7 +42,7 @@ impl Remote {
             Answer::Unchanged => Ok(Fetched::Unchanged),
             Answer::Fresh(fresh) => {
                 let mark = Mark::Http(fresh.validators());
-                Ok(Receipt::of(fresh.into_reader(), &self.shown, mark))
+                Ok(Fetched::Fresh(Parts::one(fresh.into_reader(), &self.shown, mark)))
             }
         }
     }

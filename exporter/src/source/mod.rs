@@ -1,25 +1,25 @@
-//! A configured source in, its reports' bytes out. A source has scopes: one for a URL, one for
-//! each file of a directory or glob. [`Source::fetch`] opens one, or says that it is what we
-//! saw last; the bytes are counted and digested on the way by, and [`Receipt::seal`] says
-//! afterwards what was seen, or that the file changed meanwhile. Pull-driven: reads only what it is asked for,
-//! holds one chunk. Looks at no name and no content type; does not retry.
+//! A configured source in, its reports' bytes out. A source has scopes: one for a URL, one for each file of a
+//! directory or glob, and what a provider's layout ([`layout`]) makes of a bucket or a directory. [`Source::fetch`] opens one, or says
+//! that it is what we saw last; a report may have several [`Parts`], whose bytes are counted and digested on the way
+//! by. Pull-driven: reads only what it is asked for, holds one chunk. Looks at no content type; does not retry, but for
+//! what an object store's client does for one request.
 
+mod error;
 mod file;
 mod http;
+mod layout;
+mod object;
+mod parts;
 
-use std::io;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use costream_common::http::client::{ClientError, Validators};
-use costream_common::record::{NameError, ScopeName, SourceName};
+use costream_common::http::client::Validators;
+use costream_common::record::{ScopeName, SourceName};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::config::{Location, SourceConfig};
+pub use self::error::SourceError;
+pub(crate) use self::parts::{Part, Parts, Promise};
+use crate::config::{Layout, Location, SourceConfig};
 use crate::profile::ProfileName;
 
 /// Most files one source may have: their names are held in memory.
@@ -38,14 +38,17 @@ pub(crate) struct Source {
 enum Place {
     Files(file::Files),
     Url(Box<http::Remote>),
+    Objects(object::Bucket),
 }
 
 /// One of a source's reports.
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
     pub(crate) scope: ScopeName,
-    /// How errors and rejects call it: a path, or a URL without secrets.
+    /// How errors call it: a path, or a URL without secrets.
     pub(crate) shown: String,
+    /// The objects that it is made of, where it is.
+    report: Option<object::Report>,
 }
 
 /// What was seen of a report, to know it again.
@@ -53,7 +56,8 @@ pub(crate) struct Item {
 pub(crate) struct Seen {
     /// By what it is known without being read.
     mark: Mark,
-    /// SHA-256 of its bytes as they came, in hexadecimal; nothing when they were not read to their end.
+    /// SHA-256 of its bytes as they came, in hexadecimal, with their number between one part and the next; nothing
+    /// when they were not read to their end.
     pub(crate) digest: Option<String>,
     pub(crate) bytes: u64,
 }
@@ -63,86 +67,18 @@ pub(crate) struct Seen {
 enum Mark {
     File(file::Stamp),
     Http(Validators),
+    Objects(object::Marks),
 }
 
 /// What asking for a report brings.
+#[derive(Debug)]
 pub(crate) enum Fetched {
     /// It is what was seen last.
     Unchanged,
-    /// Its bytes, and who knows what they were.
-    Fresh(Box<dyn AsyncRead + Send + Unpin>, Receipt),
-}
-
-/// Why there are no bytes.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SourceError {
-    /// A file or directory is missing or unreadable.
-    #[error("read {path}")]
-    Read {
-        /// The path as given, or found.
-        path: String,
-        /// What the operating system said.
-        #[source]
-        source: io::Error,
-    },
-    /// Neither a file nor a directory.
-    #[error("read {0}: it is no regular file")]
-    NotAFile(String),
-    /// A directory without files, or a glob that matches none.
-    #[error("no report in {given}: {reason}")]
-    NoFiles {
-        /// The path as given.
-        given: String,
-        /// What is there.
-        reason: String,
-    },
-    /// The glob is none.
-    #[error("glob {given}")]
-    Pattern {
-        /// The glob as given.
-        given: String,
-        /// Where it goes wrong.
-        #[source]
-        source: glob::PatternError,
-    },
-    /// A file's name cannot be a scope's.
-    #[error("file {shown}: its name cannot be shown")]
-    Name {
-        /// The path, as far as it is text.
-        shown: String,
-        /// What is wrong with it.
-        #[source]
-        source: Option<NameError>,
-    },
-    /// More files than one source may have.
-    #[error("more than {MAX_SCOPES} files in {0}")]
-    TooMany(String),
-    /// Somebody wrote to the file while it was read.
-    #[error("{0} changed while it was read")]
-    Changed(String),
-    /// The server gave no body.
-    #[error(transparent)]
-    Http(#[from] ClientError),
-}
-
-impl SourceError {
-    /// Whether asking again may go well a little later.
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Changed(_) => true,
-            Self::Http(error) => error.is_retryable(),
-            _ => false,
-        }
-    }
-
-    /// The wait a server asked for.
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Http(error) => error.retry_after(),
-            _ => None,
-        }
-    }
+    /// It is being written: what was seen last holds until then.
+    Unfinished,
+    /// Its bytes.
+    Fresh(Parts),
 }
 
 impl Source {
@@ -150,10 +86,24 @@ impl Source {
     pub(crate) fn new(config: SourceConfig, interval: Duration) -> Result<Self, SourceError> {
         let place = match config.location {
             Location::Files(given) => Place::Files(file::Files::new(given)),
+            Location::Export { path, layout: Layout::Plain } => Place::Files(file::Files::new(path)),
+            Location::Export { path, layout } => Place::Objects(object::Bucket::of_directory(path, layout)),
+            Location::Bucket { cloud, url, layout, settings } => {
+                Place::Objects(object::Bucket::of_cloud(cloud, url, layout, settings))
+            }
             Location::Url { url, access } => Place::Url(Box::new(http::Remote::new(url, *access)?)),
         };
         let interval = config.poll_interval.unwrap_or(interval);
         Ok(Self { name: config.name, profile: config.profile, interval, place })
+    }
+
+    /// Whom it asks; nothing when it is this machine's disk.
+    pub(crate) fn host(&self) -> Option<String> {
+        match &self.place {
+            Place::Files(_) => None,
+            Place::Url(remote) => Some(remote.host()),
+            Place::Objects(bucket) => bucket.host(),
+        }
     }
 
     /// The reports that are there now, in order.
@@ -161,128 +111,35 @@ impl Source {
         match &self.place {
             Place::Files(files) => files.items().await,
             Place::Url(remote) => Ok(vec![remote.item()?]),
+            Place::Objects(bucket) => bucket.items().await,
         }
+    }
+
+    /// A report as it is there now, after one that had changed since it was looked for.
+    pub(crate) async fn again(&self, item: Item) -> Result<Item, SourceError> {
+        if item.report.is_none() {
+            return Ok(item);
+        }
+        let now = self.items().await?.into_iter().find(|now| now.scope == item.scope);
+        now.ok_or(SourceError::Changed(item.shown))
     }
 
     /// Opens a report, unless it is known to be what was `seen` last.
     pub(crate) async fn fetch(&self, item: &Item, seen: Option<&Seen>) -> Result<Fetched, SourceError> {
-        match &self.place {
-            Place::Files(_) => {
-                let stamp = seen.and_then(|seen| if let Mark::File(stamp) = &seen.mark { Some(stamp) } else { None });
+        let mark = seen.map(|seen| &seen.mark);
+        match (&self.place, &item.report) {
+            (_, Some(report)) => {
+                report
+                    .fetch(mark.and_then(|mark| if let Mark::Objects(marks) = mark { Some(marks) } else { None }))
+                    .await
+            }
+            (Place::Url(remote), None) => {
+                remote.fetch(mark.and_then(|mark| if let Mark::Http(known) = mark { Some(known) } else { None })).await
+            }
+            (Place::Files(_) | Place::Objects(_), None) => {
+                let stamp = mark.and_then(|mark| if let Mark::File(stamp) = mark { Some(stamp) } else { None });
                 file::fetch(&item.shown, stamp).await
             }
-            Place::Url(remote) => {
-                let validators =
-                    seen.and_then(|seen| if let Mark::Http(known) = &seen.mark { Some(known) } else { None });
-                remote.fetch(validators).await
-            }
-        }
-    }
-}
-
-/// Knows what the bytes were that somebody else read.
-#[derive(Debug)]
-pub(crate) struct Receipt {
-    shown: String,
-    mark: Mark,
-    meter: Arc<Mutex<Meter>>,
-}
-
-#[derive(Debug, Default)]
-struct Meter {
-    bytes: u64,
-    digest: Sha256,
-    ended: bool,
-    failure: Option<io::Error>,
-}
-
-impl Receipt {
-    fn of(reader: impl AsyncRead + Send + Unpin + 'static, shown: &str, mark: Mark) -> Fetched {
-        let meter = Arc::new(Mutex::new(Meter::default()));
-        let metered = Metered { inner: reader, meter: Arc::clone(&meter) };
-        Fetched::Fresh(Box::new(metered), Self { shown: shown.to_owned(), mark, meter })
-    }
-
-    /// Bytes read so far.
-    pub(crate) fn bytes(&self) -> u64 {
-        locked(&self.meter).bytes
-    }
-
-    /// The source's own failure, when reading ended with one: the reader was handed a copy.
-    pub(crate) fn failure(&self) -> Option<SourceError> {
-        let failure = locked(&self.meter).failure.take()?;
-        match failure.downcast::<ClientError>() {
-            Ok(error) => Some(error.into()),
-            Err(source) => Some(SourceError::Read { path: self.shown.clone(), source }),
-        }
-    }
-
-    /// What was seen, once it has been read.
-    ///
-    /// # Errors
-    /// The file is not what it was when it was opened.
-    pub(crate) async fn seal(self) -> Result<Seen, SourceError> {
-        if let Mark::File(stamp) = &self.mark {
-            stamp.still(&self.shown, self.bytes()).await?;
-        }
-        let meter = locked(&self.meter);
-        let digest = meter.ended.then(|| format!("{:x}", meter.digest.clone().finalize()));
-        Ok(Seen { mark: self.mark.clone(), digest, bytes: meter.bytes })
-    }
-}
-
-/// No code panics while it holds the meter; were it to, the counts would still be whole.
-fn locked(meter: &Mutex<Meter>) -> MutexGuard<'_, Meter> {
-    meter.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Passes bytes on, counting and digesting them.
-struct Metered<R> {
-    inner: R,
-    meter: Arc<Mutex<Meter>>,
-}
-
-impl<R: AsyncRead + Unpin> AsyncRead for Metered<R> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let asked = buffer.remaining() > 0;
-        let read = ready!(Pin::new(&mut self.inner).poll_read(context, buffer));
-        let mut meter = locked(&self.meter);
-        let chunk = &buffer.filled()[before..];
-        meter.digest.update(chunk);
-        meter.bytes += u64::try_from(chunk.len()).unwrap_or_default();
-        meter.ended |= asked && chunk.is_empty() && read.is_ok();
-        Poll::Ready(read.map_err(|failure| {
-            let copy = io::Error::new(failure.kind(), failure.to_string());
-            meter.failure = Some(failure);
-            copy
-        }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::AsyncReadExt as _;
-
-    #[tokio::test]
-    async fn bytes_are_digested_on_the_way_by() {
-        let mark = || Mark::Http(Validators::default());
-        for (read_to_end, digest) in
-            [(true, Some("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")), (false, None)]
-        {
-            let Fetched::Fresh(mut reader, receipt) = Receipt::of(&b"abc"[..], "x", mark()) else { panic!("bytes") };
-            let mut bytes = [0; 3];
-            reader.read_exact(&mut bytes).await.expect("three bytes");
-            if read_to_end {
-                assert_eq!(reader.read(&mut bytes).await.expect("the end"), 0);
-            }
-            let seen = receipt.seal().await.expect("a seal");
-            assert_eq!((seen.bytes, seen.digest.as_deref()), (3, digest));
         }
     }
 }

@@ -20,7 +20,6 @@ mod files;
 mod keys;
 mod maintain;
 mod place;
-mod plain;
 mod read;
 mod stats;
 mod sum;
@@ -176,7 +175,7 @@ impl DeltaStore {
     /// # Errors
     /// The environment is no good, or the spill directory cannot be used.
     pub fn open(options: DeltaOptions) -> Result<Self, StoreError> {
-        let bucket = options.place.connect(place::environment());
+        let bucket = options.place.connect(costream_common::cloud::environment());
         let bucket = bucket.map_err(|e| Self::failed("open", &options, e))?;
         Self::over(bucket, options)
     }

@@ -89,7 +89,7 @@ impl Part {
 fn start_moto(python: &Path, folder: &Path) -> Result<Cloud> {
     let mut program = Program::spawn("moto", folder, Command::new(python).args(["-c", MOTO]))?;
     let url = program.word_after("Running on ")?;
-    put(&format!("{url}/{BUCKET}"))?;
+    put(&format!("{url}/{BUCKET}"), Vec::new())?;
     let variables = [
         ("AWS_ENDPOINT_URL", url.as_str()),
         ("AWS_REGION", "us-east-1"),
@@ -125,6 +125,16 @@ impl Cloud {
         Self { bucket: format!("{scheme}://{BUCKET}"), variables, secret, _program: program }
     }
 
+    /// Puts an object into S3's bucket.
+    ///
+    /// # Errors
+    /// It is another cloud, or does not take it.
+    pub fn put(&self, path: &str, bytes: Vec<u8>) -> Result<()> {
+        let endpoint = self.variables.iter().find(|(name, _)| name == "AWS_ENDPOINT_URL");
+        let (_, endpoint) = endpoint.context("moto takes objects unsigned, and others do not")?;
+        put(&format!("{endpoint}/{BUCKET}/{path}"), bytes)
+    }
+
     /// The variables, with another value for one of them.
     pub fn with(&self, name: &str, value: &str) -> Vec<(String, String)> {
         let others = self.variables.iter().filter(|(given, _)| given != name).cloned();
@@ -133,11 +143,11 @@ impl Cloud {
 }
 
 /// A request of no consequence but its status.
-fn put(url: &str) -> Result<()> {
+fn put(url: &str, body: Vec<u8>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     let status = runtime.block_on(async {
         let client = reqwest::Client::builder().no_proxy().build().context("make a client")?;
-        Ok::<_, anyhow::Error>(client.put(url).send().await.with_context(|| format!("ask {url}"))?.status())
+        Ok::<_, anyhow::Error>(client.put(url).body(body).send().await.with_context(|| format!("ask {url}"))?.status())
     })?;
     ensure!(status.is_success(), "{url} answered {status}");
     Ok(())

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         let table = folder.path().join("costream-data/store/costs");
         ensure_same(&read(&engine, &table.to_string_lossy(), &[])?, &expected(folder.path())?)
     });
+    suite = suite.claim_with("an_export_in_s3_is_read_to_the_last_digit", moto(), |part| export(&part));
     for (name, part) in [("s3", moto as fn() -> Result<Part>), ("azure", azurite)] {
         let both = part().and_then(|part| Ok((part, engine()?)));
         suite = suite
@@ -66,6 +67,40 @@ fn bill(part: &Part, engine: &Path) -> Result<()> {
     }
     ensure!(!folder.path().join("costream-data/store").exists(), "nothing is stored on this machine");
     ensure_same(&read(engine, &format!("{place}/costs"), &cloud.variables)?, &expected(folder.path())?)
+}
+
+/// An AWS export of the sample report, of which one file is named by its manifest.
+fn export(part: &Part) -> Result<()> {
+    let folder = tempfile::tempdir().context("make a folder")?;
+    let cloud = part.start(folder.path())?;
+    let sample = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../resources/sample/focus.csv.gz");
+    let report = fs::read(&sample).context("read the sample")?;
+    let named = "exports/focus/data/BILLING_PERIOD=2024-09/2024-10-02T00:00:00.000Z-b/focus-00001.csv.gz";
+    let manifest = format!("{{\"executionId\": \"b\", \"dataFiles\": [\"s3://billing/{named}\"]}}");
+    cloud.put(named, report.clone())?;
+    cloud.put(&named.replace("02T00:00:00.000Z-b", "01T00:00:00.000Z-a"), report)?;
+    cloud.put("exports/focus/metadata/BILLING_PERIOD=2024-09/focus-Manifest.json", manifest.into_bytes())?;
+    let place = format!("{}/exports/", cloud.bucket);
+    let costream = |arguments: &[&str]| {
+        let (status, out, errors) = run_with("costream", folder.path(), arguments, &cloud.variables)?;
+        ensure!(status == Some(0), "{arguments:?} ended with {status:?}: {out}{errors}");
+        ensure!(!format!("{out}{errors}").contains(cloud.secret), "{arguments:?} shows a credential");
+        Ok::<_, anyhow::Error>(out)
+    };
+    for command in [&["run", "--once"][..], &["run", "--once"], &["reconcile"]] {
+        let told = costream(&[command, &["--source", &place, "--data-dir", "data"]].concat())?;
+        ensure!(differences_are_nought(&told), "{told}");
+    }
+    let stored = costream(&[
+        "sql",
+        "SELECT billingcurrency, count(*), sum(billedcost) FROM costs WHERE x_scope = 'focus/2024-09' GROUP BY 1 ORDER BY 1",
+        "--data-dir",
+        "data",
+        "--format",
+        "csv",
+    ])?;
+    let stored: String = stored.lines().skip(1).map(|line| format!("{line}\n")).collect();
+    ensure_same(&stored, &sums(&sample)?)
 }
 
 fn unreachable(part: &Part) -> Result<()> {
@@ -120,7 +155,10 @@ fn read(engine: &Path, table: &str, variables: &[(String, String)]) -> Result<St
 
 /// Currency, rows and the sum of BilledCost of the sample report, by another hand.
 fn expected(folder: &Path) -> Result<String> {
-    let sample = folder.join("costream-data/sample/focus.csv.gz");
+    sums(&folder.join("costream-data/sample/focus.csv.gz"))
+}
+
+fn sums(sample: &Path) -> Result<String> {
     let report = Command::new("gzip").arg("-dc").arg(sample).output().context("start gzip")?;
     ensure!(report.status.success(), "{}", String::from_utf8_lossy(&report.stderr));
     let mut currencies = BTreeMap::<String, (u64, BigDecimal)>::new();

@@ -150,46 +150,37 @@ impl Framer {
         }
     }
 
-    /// Takes a byte outside records that is not blank.
+    /// Takes a byte outside records that is not blank, or opens what starts with it.
     fn step(&mut self, byte: u8) -> Result<(), FrameError> {
-        self.place = match (self.form, self.place, byte) {
-            (Form::Array, Place::Start, b'[') => Place::First,
+        let (place, taken) = match (self.form, self.place, byte) {
+            (Form::Array, Place::Start, b'[') => (Place::First, 1),
+            (Form::Lines, Place::Start | Place::Between, b'{') => (self.open(), 0),
             (Form::Envelope, Place::Start, b'{') => {
                 self.depth = 1;
-                Place::Envelope
+                (Place::Envelope, 1)
             }
-            (Form::Lines, Place::Start | Place::Between, b'{') => {
-                self.open();
-                return Ok(());
-            }
-            (_, Place::Candidate, b'{') => {
+            (Form::Envelope, Place::Candidate, b'{') => {
                 self.list_depth = self.depth - 1;
                 self.depth = 0;
-                self.open();
-                return Ok(());
+                (self.open(), 0)
             }
-            (_, Place::Candidate, _) => {
-                // Something else: it is skimmed.
-                self.place = Place::Envelope;
-                return Ok(());
-            }
-            (Form::Array | Form::Envelope, Place::Between, b',') => Place::Next,
-            (_, Place::First, b']') | (Form::Array | Form::Envelope, Place::Between, b']') => self.close(),
-            (_, Place::First | Place::Next, found) if !matches!(found, b',' | b']' | b'}') => {
-                self.open();
-                return Ok(());
-            }
+            // No list of objects: it is skimmed.
+            (Form::Envelope, Place::Candidate, _) => (Place::Envelope, 0),
+            (Form::Array | Form::Envelope, Place::Between, b',') => (Place::Next, 1),
+            (_, Place::First, b']') | (Form::Array | Form::Envelope, Place::Between, b']') => (self.close(), 1),
+            (_, Place::First | Place::Next, first) if !matches!(first, b',' | b']' | b'}') => (self.open(), 0),
             // Of a character of several bytes the first one says nothing.
             _ if !byte.is_ascii() => return Err(FrameError::Misplaced(char::REPLACEMENT_CHARACTER)),
             _ => return Err(FrameError::Misplaced(char::from(byte))),
         };
-        self.at += 1;
+        self.place = place;
+        self.at += taken;
         Ok(())
     }
 
-    fn open(&mut self) {
+    fn open(&mut self) -> Place {
         self.record_at = self.at;
-        self.place = Place::Record;
+        Place::Record
     }
 
     fn close(&mut self) -> Place {
@@ -202,12 +193,9 @@ impl Framer {
         while let Some(byte) = self.bracket_or_comma() {
             match byte {
                 b'{' | b'[' => self.depth += 1,
+                // The list goes on, or ends, here: this byte is looked at again.
                 b',' | b']' | b'}' if self.depth == 0 => {
-                    // The list goes on, or ends, here: this byte is looked at again.
                     self.at -= 1;
-                    if byte == b'}' {
-                        return Err(FrameError::Misplaced('}'));
-                    }
                     self.place = Place::Between;
                     break;
                 }
@@ -366,7 +354,7 @@ mod tests {
             (Array, "[{},]", &["{}"], Err(Misplaced(']'))),
             (Array, "[,{}]", &[], Err(Misplaced(','))),
             (Array, "[{}] x", &["{}"], Err(Misplaced('x'))),
-            (Array, "[{}}", &[], Err(Misplaced('}'))),
+            (Array, "[{}}", &["{}"], Err(Misplaced('}'))),
             (Array, "[{}", &[], Err(Unfinished)),
             (Array, "[{},", &["{}"], Err(Unfinished)),
             (Array, "[\"a]", &[], Err(Unfinished)),

@@ -306,6 +306,40 @@ impl<'de> Deserialize<'de> for SnapshotId {
     }
 }
 
+/// What the rows of a snapshot are, and so how a store takes them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowKind {
+    /// Charges: the snapshot takes the place of its scope's rows in the table of charges.
+    #[default]
+    Charges,
+    /// Points of usage series, with [`POINT_COLUMNS`]: each takes the place of the one with the same [`POINT_KEY`].
+    Points {
+        /// The table they go to.
+        table: String,
+    },
+}
+
+impl RowKind {
+    /// Whether the rows are charges.
+    pub fn is_charges(&self) -> bool {
+        *self == Self::Charges
+    }
+}
+
+/// The table that points of usage go to unless another is configured.
+pub const USAGE_TABLE: &str = "usage";
+/// The columns of a point that make its identity.
+pub const POINT_KEY: [&str; 3] = ["ResourceId", "metricName", "timestamp"];
+/// The columns of a point, in their order: those of its identity, its value, and what that is measured in.
+pub const POINT_COLUMNS: [(&str, ColumnKind); 5] = [
+    (POINT_KEY[0], ColumnKind::Text),
+    (POINT_KEY[1], ColumnKind::Text),
+    (POINT_KEY[2], ColumnKind::Timestamp),
+    ("average", ColumnKind::Decimal),
+    ("unit", ColumnKind::Text),
+];
+
 /// One complete, immutable result of a poll.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -320,6 +354,9 @@ pub struct Snapshot {
     pub rejected: u64,
     /// Rows and sums of what was taken.
     pub totals: Totals,
+    /// What its rows are. Snapshots of earlier releases, which do not say, are of charges.
+    #[serde(default, skip_serializing_if = "RowKind::is_charges")]
+    pub kind: RowKind,
 }
 
 /// Control totals: rows, and the exact sums per billing period and currency.

@@ -29,9 +29,10 @@ pub(crate) struct Difference {
 const SUMMED: [&str; 4] = ["billedcost", "effectivecost", "listcost", "contractedcost"];
 
 impl Ledger {
-    /// What snapshots announce.
+    /// What snapshots announce of charges.
     pub(crate) fn of_snapshots<'s>(snapshots: impl IntoIterator<Item = &'s Snapshot>) -> Self {
-        Self(snapshots.into_iter().map(|snapshot| (snapshot.key.clone(), snapshot.totals.clone())).collect())
+        let of_charges = snapshots.into_iter().filter(|snapshot| snapshot.kind.is_charges());
+        Self(of_charges.map(|snapshot| (snapshot.key.clone(), snapshot.totals.clone())).collect())
     }
 
     /// What the table `costs` holds, summed by SQL.

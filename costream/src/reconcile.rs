@@ -87,6 +87,8 @@ pub(crate) async fn reconcile(args: ReconcileArgs) -> Result<Status, ReconcileEr
         let mut config = settings.exporter;
         config.spool_dir = copy.path().to_owned();
         config.csv_reader = CsvReader::Automaton;
+        // Usage has no sums to agree on, and asking for it takes from a budget.
+        config.sources.retain(|source| !source.is_usage());
         let exporter = Exporter::start(config).await?;
         for outcome in exporter.poll_all().await {
             if let Err(error) = outcome.result {

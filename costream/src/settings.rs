@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use costream_common::config::{self, ConfigError};
 use costream_common::record::SourceName;
-use costream_exporter::config::{ExporterConfig, InvalidSource, Location, SourceConfig};
+use costream_exporter::config::{ExporterConfig, InvalidSource, Location, Rows, SourceConfig};
 use costream_handler::config::HandlerConfig;
 use costream_scraper::config::ScraperConfig;
 
@@ -95,6 +95,7 @@ impl Settings {
                 location: Location::Files(sample::path(&kept).to_string_lossy().into_owned()),
                 profile: args.profile.unwrap_or_default(),
                 poll_interval: None,
+                rows: Rows::Charges,
             });
         }
         Ok(Self { exporter, scraper, handler, data_dir: kept })

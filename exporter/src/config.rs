@@ -27,7 +27,11 @@
 //!       object_store:               # what the environment does not say, in its names
 //!         AWS_REGION: eu-central-1
 //!         AWS_SECRET_ACCESS_KEY: {file: /var/run/secrets/key}
+//!     - name: usage
+//!       azure_monitor: {...}        # see `azure_monitor`
 //! ```
+
+pub mod azure_monitor;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -38,12 +42,13 @@ use std::time::Duration;
 use costream_common::cloud::{BucketUrlError, Cloud};
 use costream_common::config::Span;
 use costream_common::http::client::{Access, BasicAuth, HeaderSource, Tls, public_url};
-use costream_common::record::SourceName;
+use costream_common::record::{SourceName, USAGE_TABLE};
 use costream_common::secret::SecretSource;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use url::Url;
 
+use self::azure_monitor::AzureMonitor;
 use crate::decode::{CsvReader, Limits};
 use crate::dimensions::Dimensions;
 use crate::profile::ProfileName;
@@ -136,6 +141,33 @@ pub struct SourceConfig {
     pub profile: ProfileName,
     /// When its polls come at another pace.
     pub poll_interval: Option<Duration>,
+    /// What the rows of its reports are.
+    pub rows: Rows,
+}
+
+/// What the rows of a source's reports are.
+#[derive(Clone, Debug, Default)]
+pub enum Rows {
+    /// Charges.
+    #[default]
+    Charges,
+    /// Points of usage: each report is one answer of Azure Monitor.
+    Points(Points),
+}
+
+/// What an answer of Azure Monitor does not say itself.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Points {
+    /// The resource that was asked.
+    pub resource_id: String,
+    /// The table that the points go to.
+    #[serde(default = "usage_table")]
+    pub table: String,
+}
+
+fn usage_table() -> String {
+    USAGE_TABLE.to_owned()
 }
 
 /// How a provider lays its reports out in a directory or a bucket.
@@ -187,15 +219,23 @@ pub enum Location {
         /// What to ask with.
         access: Box<Access>,
     },
+    /// Usage, asked of Azure Monitor.
+    AzureMonitor(Box<AzureMonitor>),
 }
 
 /// A source that cannot be one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidSource {
-    /// Neither or both of `path` and `url`.
-    #[error("a source has either `path` or `url`")]
+    /// None or two of `path`, `url` and `azure_monitor`.
+    #[error("a source has either `path` or `url`, or it has `azure_monitor`")]
     Location,
+    /// A source of usage without a name.
+    #[error("a source with `azure_monitor` has a `name`")]
+    NoName,
+    /// A key of reports at a source that has none.
+    #[error("`{0}` is for sources with `path` or `url`")]
+    NotForUsage(&'static str),
     /// Not a URL we can ask.
     #[error("url {shown}: {reason}")]
     Url {
@@ -256,6 +296,15 @@ struct SourceKeys {
     layout: Option<Layout>,
     #[serde(default)]
     object_store: BTreeMap<String, HeaderSource>,
+    azure_monitor: Option<AzureMonitor>,
+    points: Option<Points>,
+}
+
+impl SourceConfig {
+    /// Whether its rows are usage, and no charges.
+    pub fn is_usage(&self) -> bool {
+        matches!(self.rows, Rows::Points(_)) || matches!(self.location, Location::AzureMonitor(_))
+    }
 }
 
 impl TryFrom<SourceKeys> for SourceConfig {
@@ -273,13 +322,20 @@ impl TryFrom<SourceKeys> for SourceConfig {
         if keys.bearer_token.is_some() && keys.basic_auth.is_some() {
             return Err(InvalidSource::TwoCredentials);
         }
-        let location = match (keys.path, keys.url) {
-            (Some(path), None) => match (first(&for_servers).or(first(&for_buckets[1..])), keys.layout) {
+        let for_reports = [("profile", keys.profile.is_some()), ("points", keys.points.is_some())];
+        let location = match (keys.path, keys.url, keys.azure_monitor) {
+            (Some(path), None, None) => match (first(&for_servers).or(first(&for_buckets[1..])), keys.layout) {
                 (Some(key), _) => return Err(InvalidSource::NotForFiles(key)),
                 (None, Some(layout)) => Location::Export { path, layout },
                 (None, None) => Location::Files(path),
             },
-            (None, Some(url)) => match cloud_of(&url) {
+            (None, None, Some(azure)) => {
+                if let Some(key) = first(&for_servers).or(first(&for_buckets)).or(first(&for_reports)) {
+                    return Err(InvalidSource::NotForUsage(key));
+                }
+                Location::AzureMonitor(Box::new(azure))
+            }
+            (None, Some(url), None) => match cloud_of(&url) {
                 Some(cloud) => match first(&for_servers) {
                     Some(key) => return Err(InvalidSource::NotForBuckets(key)),
                     None => bucket(cloud, &url, keys.layout.unwrap_or_default(), keys.object_store)?,
@@ -301,7 +357,8 @@ impl TryFrom<SourceKeys> for SourceConfig {
         }
         let profile = keys.profile.unwrap_or(ProfileName::Auto);
         let name = keys.name.map_or_else(|| location.name(), |name| Ok(SourceName::new(&name)?))?;
-        Ok(Self { name, location, profile, poll_interval })
+        let rows = keys.points.map_or(Rows::Charges, Rows::Points);
+        Ok(Self { name, location, profile, poll_interval, rows })
     }
 }
 
@@ -313,6 +370,7 @@ impl fmt::Debug for Location {
             Self::Export { path, layout } => f.debug_tuple("Export").field(path).field(layout).finish(),
             Self::Bucket { url, layout, .. } => f.debug_tuple("Bucket").field(&url.as_str()).field(layout).finish(),
             Self::Url { url, .. } => f.debug_tuple("Url").field(&public_url(url)).finish(),
+            Self::AzureMonitor(azure) => f.debug_tuple("AzureMonitor").field(&public_url(&azure.base_url)).finish(),
         }
     }
 }
@@ -324,6 +382,7 @@ impl Location {
             Self::Files(given) | Self::Export { path: given, .. } => SourceName::new(given)?,
             Self::Bucket { url, .. } => SourceName::new(url.as_str())?,
             Self::Url { url, .. } => SourceName::new(&public_url(url))?,
+            Self::AzureMonitor(_) => return Err(InvalidSource::NoName),
         })
     }
 }
@@ -401,7 +460,7 @@ impl ExporterConfig {
                 },
                 None => Location::Files(given.clone()),
             };
-            Ok(SourceConfig { name: location.name()?, location, profile, poll_interval: None })
+            Ok(SourceConfig { name: location.name()?, location, profile, poll_interval: None, rows: Rows::Charges })
         };
         let sources = all_distinct(sources.iter().map(source).collect::<Result<_, InvalidSource>>()?)?;
         let poll_interval = Duration::from_secs(60);
@@ -577,6 +636,17 @@ mod tests {
                 "AZURE_STORAGE_KEY",
             ),
             ("  sources:\n    - {url: 's3://b/', object_store: {AWS_SECRET_ACCESS_KEY: pw}}\n", 3, "is a secret"),
+            ("  sources:\n    - {path: a, points: {}}\n", 3, "resource_id"),
+            (
+                "  sources:\n    - azure_monitor: {auth: {bearer_token: {env: T}}, ask: [{resources: [/s], metrics: [{name: a}]}]}\n",
+                3,
+                "has a `name`",
+            ),
+            (
+                "  sources:\n    - {name: u, profile: aws, azure_monitor: {auth: {bearer_token: {env: T}}, ask: [{resources: [/s], metrics: [{name: a}]}]}}\n",
+                3,
+                "`profile` is for sources with `path` or `url`",
+            ),
             ("  poll_interval: 0s\n", 2, "nought"),
             ("  spool_max_bytes: much\n", 2, "much"),
             ("  metrics:\n    max_series: 1\n", 3, "at least 100"),

@@ -1,7 +1,8 @@
 //! The exporter: sources of cost reports in, snapshots of exact records out, over HTTP.
 //!
-//! A report meets the modules in this order, and a module uses only those before it: profile, budget, decode,
-//! dimensions, config, source, convert, report, assemble, rollup, snapshot, sums, telemetry, poll, expose.
+//! A report meets the modules in this order, and a module uses only those before it: profile, budget, decode, dimensions,
+//! config, source, convert, report, assemble, points, rollup, snapshot, sums, telemetry, usage, poll, expose. Usage is asked
+//! for in `usage`, piece by piece, where a report is fetched by `source`.
 //!
 //! Peak memory: per poll under way a few batches on each side of the disk, per reader one batch;
 //! and the series of one budget, four times over while they are made. Nothing grows with a report.
@@ -13,6 +14,7 @@ pub mod convert;
 pub mod decode;
 mod dimensions;
 mod expose;
+mod points;
 mod poll;
 pub mod profile;
 pub mod report;
@@ -21,6 +23,7 @@ mod snapshot;
 mod source;
 mod sums;
 mod telemetry;
+mod usage;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -38,9 +41,11 @@ use crate::telemetry::Telemetry;
 
 pub use crate::dimensions::{DimensionError, Dimensions};
 pub use crate::expose::ARROW;
+pub use crate::points::report::PointsError;
 pub use crate::poll::{PollError, PollOutcome, Polled, Progress};
 pub use crate::snapshot::{SpoolError, spooled_snapshots};
 pub use crate::source::SourceError;
+pub use crate::usage::{AskError, TokenError, UsageError};
 
 /// How long a poll that was dropped may take to put away what it has written.
 const CLOSES_WITHIN: Duration = Duration::from_secs(10);
@@ -101,7 +106,7 @@ impl Exporter {
     /// A source cannot be asked, or the spool cannot be used.
     pub async fn start(config: ExporterConfig) -> Result<Self, ExporterError> {
         let sources = sources(&config)?;
-        let names: BTreeSet<SourceName> = sources.iter().map(|source| source.name.clone()).collect();
+        let names: BTreeSet<SourceName> = sources.iter().map(|polling| polling.source.name.clone()).collect();
         let ExporterConfig {
             spool_dir,
             spool_max_bytes,
@@ -120,7 +125,6 @@ impl Exporter {
         let places = Places::new(concurrent_polls.get(), concurrent_polls_per_host.get());
         let polls = Polls::new(spool, Telemetry::new(), retry_for.0, limits, csv_reader, places);
         polls.ready.refresh(&polls.spool).await;
-        let sources = sources.into_iter().map(|source| Arc::new(Polling::new(source))).collect();
         let started_nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         Ok(Self { inner: Arc::new(Inner { sources, polls, started_nanos }) })
     }
@@ -132,12 +136,17 @@ impl Exporter {
 
     /// Polls every source once; the outcomes in order of the sources, then of their reports.
     pub async fn poll_all(&self) -> Vec<PollOutcome> {
-        let mut polling = JoinSet::new();
-        for (at, source) in self.inner.sources.iter().enumerate() {
-            let (inner, source) = (Arc::clone(&self.inner), Arc::clone(source));
-            polling.spawn(async move { (at, source.poll(&inner.polls).await) });
+        let mut outcomes = Vec::new();
+        // Which resources are asked for their usage may be said by reports.
+        for is_usage in [false, true] {
+            let mut polling = JoinSet::new();
+            let sources = self.inner.sources.iter().enumerate();
+            for (at, source) in sources.filter(|(_, polling)| polling.is_usage() == is_usage) {
+                let (inner, source) = (Arc::clone(&self.inner), Arc::clone(source));
+                polling.spawn(async move { (at, source.poll(&inner.polls).await) });
+            }
+            outcomes.extend(polling.join_all().await);
         }
-        let mut outcomes = polling.join_all().await;
         outcomes.sort_by_key(|(at, _)| *at);
         outcomes.into_iter().flat_map(|(_, outcomes)| outcomes).collect()
     }
@@ -174,9 +183,11 @@ impl Exporter {
     }
 }
 
-fn sources(config: &ExporterConfig) -> Result<Vec<Source>, ExporterError> {
+fn sources(config: &ExporterConfig) -> Result<Vec<Arc<Polling>>, ExporterError> {
     let source = |source: &config::SourceConfig| {
         Source::new(source.clone(), config.poll_interval)
+            .and_then(Polling::new)
+            .map(Arc::new)
             .map_err(|error| ExporterError::Source { name: source.name.clone(), source: error })
     };
     config.sources.iter().map(source).collect()

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, Utc};
-use costream_common::record::{ScopeKey, ScopeName, Snapshot, SourceName};
+use costream_common::record::{RowKind, ScopeKey, ScopeName, Snapshot, SourceName};
 use costream_common::report::one_line;
 use costream_common::stream::backoff::{Waits, jittered};
 use futures::StreamExt as _;
@@ -23,19 +23,25 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::assemble::{AssembleError, Assembly, Piece};
+use crate::config::{self, Rows};
 use crate::decode::{CsvReader, DecodeError, Limits};
+use crate::points;
+use crate::points::report::PointsError;
 use crate::profile::ProfileName;
 use crate::report::DecodeOptions;
-use crate::snapshot::{Generation, ReportFacts, Spool, SpoolError};
+use crate::snapshot::{Generation, Intake, ReportFacts, Spool, SpoolError};
 use crate::source::{Fetched, Item, Parts, Seen, Source, SourceError};
 use crate::sums::Ready;
 use crate::telemetry::{Ended, Telemetry};
+use crate::usage::{Around, Usage, UsageError};
 
 /// Batches and rejects between the converter and the disk.
 const N_READY_PIECES: usize = 2;
 /// About the first wait before a second try, and the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
+/// How soon a source of usage is polled again that waits for another source's report.
+const WAITS_FOR_COSTS: Duration = Duration::from_secs(5);
 
 /// How the poll of one report, or the look for a source's reports, ended.
 #[derive(Debug)]
@@ -82,6 +88,12 @@ pub enum PollError {
     /// The records could not be kept.
     #[error(transparent)]
     Spool(#[from] SpoolError),
+    /// The usage was not to be had.
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    /// The bytes are no points of usage.
+    #[error(transparent)]
+    Points(#[from] PointsError),
 }
 
 impl PollError {
@@ -93,8 +105,13 @@ impl PollError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Source(error) => error.retry_after(),
+            Self::Usage(error) => error.retry_after(),
             _ => None,
         }
+    }
+
+    fn waits_for_costs(&self) -> bool {
+        matches!(self, Self::Usage(error) if error.waits_for_costs())
     }
 }
 
@@ -134,6 +151,8 @@ pub(crate) struct Status {
 #[derive(Debug)]
 pub(crate) struct Polling {
     pub(crate) source: Source,
+    /// What asks it, when it has no reports.
+    usage: Option<Usage>,
     /// One poll at a time.
     busy: tokio::sync::Mutex<()>,
     status: Mutex<Status>,
@@ -231,8 +250,23 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Polling {
-    pub(crate) fn new(source: Source) -> Self {
-        Self { source, busy: tokio::sync::Mutex::default(), status: Mutex::default(), last: Mutex::default() }
+    /// # Errors
+    /// The source cannot be asked.
+    pub(crate) fn new(source: Source) -> Result<Self, SourceError> {
+        let usage = source.azure_monitor().map(|azure| Usage::new(source.name.clone(), Arc::clone(azure)));
+        let usage = usage.transpose()?;
+        Ok(Self {
+            source,
+            usage,
+            busy: tokio::sync::Mutex::default(),
+            status: Mutex::default(),
+            last: Mutex::default(),
+        })
+    }
+
+    /// Whether it is asked for usage.
+    pub(crate) fn is_usage(&self) -> bool {
+        self.usage.is_some()
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -250,11 +284,14 @@ impl Polling {
         let _busy = self.busy.lock().await;
         let began = Instant::now();
         let name = &self.source.name;
-        let items = {
-            let _place = polls.places.take(self.source.host()).await;
-            self.source.items().await
+        let listed = match &self.usage {
+            Some(usage) => usage.begin(&polls.spool, Utc::now()).await.map_err(PollError::from),
+            None => {
+                let _place = polls.places.take(self.source.host()).await;
+                self.source.items().await.map_err(PollError::from)
+            }
         };
-        let (outcomes, gone) = match items {
+        let (outcomes, gone) = match listed {
             Ok(items) => {
                 let there: BTreeSet<&ScopeName> = items.iter().map(|item| &item.scope).collect();
                 let gone = gone(&polls.spool, name, &there);
@@ -264,7 +301,7 @@ impl Polling {
             }
             Err(error) => {
                 polls.telemetry.polled(name, Ended::Failed, began.elapsed());
-                let result = Err(error.into());
+                let result = Err(error);
                 (vec![PollOutcome { source: name.clone(), scope: None, result }], self.status().gone)
             }
         };
@@ -344,12 +381,21 @@ impl Polling {
         columns: Option<SchemaRef>,
         began: Instant,
     ) -> Result<Polled, Halt> {
+        if let Some(usage) = &self.usage {
+            // It takes no place: it may wait for its budget, and holds as many answers as it may itself.
+            let around = Around { spool: &polls.spool, telemetry: &polls.telemetry, retry_for: polls.retry_for };
+            let taken = usage.take(item, around).await?;
+            return Ok(polled(&taken.generation, taken.changed, taken.read_bytes, began));
+        }
         let _place = polls.places.take(self.source.host()).await;
         if is_stale {
             *item = self.source.again(item.clone()).await?;
         }
         let key = ScopeKey { source: self.source.name.clone(), scope: item.scope.clone() };
-        let conversion = format!("{} {}", env!("CARGO_PKG_VERSION"), self.source.profile);
+        let conversion = match &self.source.rows {
+            Rows::Charges => format!("{} {}", env!("CARGO_PKG_VERSION"), self.source.profile),
+            Rows::Points(points) => format!("{} {points:?}", env!("CARGO_PKG_VERSION")),
+        };
         // Other rules would make other records of the same bytes.
         let last = polls.spool.get(&key).filter(|generation| generation.manifest.report.conversion == conversion);
         let seen = last.as_ref().map(|generation| generation.seen());
@@ -365,8 +411,10 @@ impl Polling {
             (Fetched::Unfinished, None) => return Err(SourceError::Unfinished(item.shown.clone()).into()),
         };
         let flight = InFlight::new(polls, key.clone());
-        let (generation, changed, read_bytes) =
-            self.write(polls, key, parts, columns, conversion, last.as_ref(), &flight.flight).await?;
+        let (generation, changed, read_bytes) = match &self.source.rows {
+            Rows::Charges => self.write(polls, key, parts, columns, conversion, last.as_ref(), &flight.flight).await?,
+            Rows::Points(of) => keep_points(polls, key, of, parts, conversion, last.as_ref()).await?,
+        };
         Ok(polled(&generation, changed, read_bytes, began))
     }
 
@@ -456,8 +504,49 @@ impl Polling {
             if let Some(later) = asked.and_then(|asked| asked.checked_sub(self.source.interval)) {
                 *locked(&self.last) = Instant::now().checked_add(later);
             }
+            if outcomes.iter().any(|outcome| outcome.result.as_ref().is_err_and(PollError::waits_for_costs)) {
+                *locked(&self.last) = (Instant::now() + WAITS_FOR_COSTS).checked_sub(self.source.interval);
+            }
         }
     }
+}
+
+/// Brings an answer of Azure Monitor to the disk; says whether it became a new generation, and its bytes.
+async fn keep_points(
+    polls: &Polls,
+    key: ScopeKey,
+    of: &config::Points,
+    mut parts: Parts,
+    conversion: String,
+    last: Option<&Arc<Generation>>,
+) -> Result<(Arc<Generation>, bool, u64), PollError> {
+    let Some(part) = parts.next().await? else {
+        return Err(DecodeError::Empty { file: key.scope.to_string() }.into());
+    };
+    let read = points::report::read(part.bytes, &part.shown, &of.resource_id.as_str().into()).await;
+    let read_bytes = parts.bytes();
+    polls.telemetry.read(&key.source, read_bytes);
+    let mut points = match read {
+        Ok(points) => points,
+        Err(error) => return Err(parts.failure().map_or(PollError::Points(error), PollError::Source)),
+    };
+    if parts.next().await?.is_some() {
+        let reason = "an answer of Azure Monitor is one file, and this is an export of several".to_owned();
+        return Err(SourceError::NoFiles { given: key.scope.to_string(), reason }.into());
+    }
+    let seen = parts.seal().await?;
+    if let Some(last) = last.filter(|last| seen.digest.is_some() && last.seen().digest == seen.digest) {
+        let noting = Arc::clone(last);
+        let noted = tokio::task::spawn_blocking(move || noting.seen_again(seen)).await;
+        noted.map_err(|error| SpoolError::Gone(error.to_string()))??;
+        return Ok((Arc::clone(last), false, read_bytes));
+    }
+    let kind = RowKind::Points { table: of.table.clone() };
+    let intake = Intake::begin(&polls.spool, key, part.shown, points::schema(), kind);
+    intake.add_all(points.ready()).await;
+    let (rules, _) = points.end();
+    let facts = ReportFacts { seen, conversion, profile: ProfileName::Strict, focus_version: None, rules };
+    Ok((intake.commit(facts).await?, true, read_bytes))
 }
 
 fn polled(generation: &Generation, changed: bool, read_bytes: u64, began: Instant) -> Polled {
@@ -558,7 +647,7 @@ fn write(
     schema: &SchemaRef,
     mut pieces: mpsc::Receiver<ToDisk>,
 ) -> Result<Option<Arc<Generation>>, SpoolError> {
-    let mut writer = spool.begin(key, file, schema)?;
+    let mut writer = spool.begin(key, file, schema, RowKind::Charges)?;
     while let Some(piece) = pieces.blocking_recv() {
         match piece {
             ToDisk::Piece(Piece::Part(file)) => writer.part(file)?,

@@ -11,7 +11,9 @@
 //! Everything here blocks: call it from a blocking thread. Holds a batch per writer or reader,
 //! a page of rejects and the series of one rollup; a manifest per scope.
 
+mod intake;
 mod quarantine;
+mod shown;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
@@ -28,7 +30,7 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use chrono::Utc;
 use costream_common::fault::{self, Point};
-use costream_common::record::{ScopeKey, Snapshot, SnapshotId, SourceName, Totals, TotalsError};
+use costream_common::record::{RowKind, ScopeKey, Snapshot, SnapshotId, SourceName, Totals, TotalsError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -38,10 +40,11 @@ use crate::convert::Rejected;
 use crate::decode::Scratch;
 use crate::dimensions::Dimensions;
 use crate::profile::ProfileName;
-use crate::rollup::{Rollup, Series};
 use crate::source::Seen;
+pub(crate) use intake::Intake;
 pub(crate) use quarantine::schema as rejects_schema;
 use quarantine::{Quarantine, Refused};
+use shown::{OwnedSums, Showing, Shown, write_sums};
 
 /// What a manifest of this form says in `format`. Others are of another version: not loaded.
 const FORMAT: u32 = 1;
@@ -277,11 +280,25 @@ impl Spool {
         }
     }
 
+    /// Takes a scope's generation out: it goes when the last reader has let go.
+    pub(crate) fn retire(&self, key: &ScopeKey) {
+        let retired = self.shared.current.write().unwrap_or_else(PoisonError::into_inner).remove(key);
+        if let Some(retired) = retired {
+            retired.superseded.store(true, Ordering::Release);
+        }
+    }
+
     /// Begins a generation of a scope.
     ///
     /// # Errors
     /// Its files cannot be made.
-    pub(crate) fn begin(&self, key: ScopeKey, file: String, schema: &SchemaRef) -> Result<Writer, SpoolError> {
+    pub(crate) fn begin(
+        &self,
+        key: ScopeKey,
+        file: String,
+        schema: &SchemaRef,
+        kind: RowKind,
+    ) -> Result<Writer, SpoolError> {
         let previous = self.get(&key).map(|generation| generation.manifest.snapshot.snapshot);
         let snapshot = SnapshotId::next(Utc::now(), previous);
         let stem = stem(&key, snapshot);
@@ -290,8 +307,8 @@ impl Spool {
         let records = begun.create(RECORDS, schema)?;
         let rejects = begun.create(REJECTS, &quarantine::schema())?;
         let rejects = Quarantine::new(key.source.to_string(), file, rejects);
-        let rollup = Rollup::new(shared.dimensions.clone(), shared.max_series);
-        Ok(Writer { key, snapshot, records, rejects, totals: Totals::default(), rollup, begun })
+        let shown = Showing::of(&kind, shared);
+        Ok(Writer { key, kind, snapshot, records, rejects, totals: Totals::default(), shown, begun })
     }
 
     fn path(&self, stem: &str, suffix: &str) -> PathBuf {
@@ -391,8 +408,8 @@ impl Generation {
         let generation = Self::new(spool, stem.to_owned(), manifest);
         generation.records()?;
         generation.rejects()?;
-        if generation.series_on_disk(&spool.shared).is_none() {
-            generation.sum_anew(&spool.shared)?;
+        if generation.shown_on_disk(&spool.shared).is_none() {
+            generation.show_anew(&spool.shared)?;
         }
         Ok(Some(Arc::new(generation)))
     }
@@ -427,33 +444,33 @@ impl Generation {
     }
 
     /// What `/metrics` shows of it.
-    pub(crate) fn series(&self) -> Result<Vec<Series>, SpoolError> {
-        let Some(shared) = self.spool.upgrade() else { return Ok(Vec::new()) };
-        match self.series_on_disk(&shared) {
-            Some(series) => Ok(series),
-            None => self.sum_anew(&shared),
+    pub(crate) fn shown(&self) -> Result<Shown, SpoolError> {
+        let Some(shared) = self.spool.upgrade() else { return Ok(Shown::default()) };
+        match self.shown_on_disk(&shared) {
+            Some(shown) => Ok(shown),
+            None => self.show_anew(&shared),
         }
     }
 
-    fn series_on_disk(&self, shared: &Shared) -> Option<Vec<Series>> {
+    fn shown_on_disk(&self, shared: &Shared) -> Option<Shown> {
         let file = File::open(self.path(ROLLUP)).ok()?;
         let sums: OwnedSums = serde_json::from_reader(io::BufReader::new(file)).ok()?;
-        (sums.over == shared.sums_over()).then_some(sums.series)
+        (sums.over == shared.sums_over()).then_some(sums.shown)
     }
 
-    fn sum_anew(&self, shared: &Shared) -> Result<Vec<Series>, SpoolError> {
-        let mut rollup = Rollup::new(shared.dimensions.clone(), shared.max_series);
+    fn show_anew(&self, shared: &Shared) -> Result<Shown, SpoolError> {
+        let mut showing = Showing::of(&self.manifest.snapshot.kind, shared);
         for batch in self.records()? {
-            rollup.add_batch(self.key().source.as_str(), &batch?);
+            showing.add_batch(self.key().source.as_str(), &batch?);
         }
-        let series = rollup.into_series();
+        let shown = showing.end();
         let path = self.path(NEW_ROLLUP);
         let failed = |source| SpoolError::Write { path: path.clone(), source };
         let mut file = BufWriter::new(File::create(&path).map_err(failed)?);
-        write_sums(&mut file, shared, &series).map_err(failed)?;
+        write_sums(&mut file, shared, &shown).map_err(failed)?;
         file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;
         fs::rename(&path, self.path(ROLLUP)).map_err(failed)?;
-        Ok(series)
+        Ok(shown)
     }
 
     /// Notes that the same report was seen again, with other marks.
@@ -488,23 +505,6 @@ impl Shared {
     fn sums_over(&self) -> String {
         format!("{}{}", self.dimensions.fingerprint(), self.max_series)
     }
-}
-
-#[derive(Serialize)]
-struct Sums<'a> {
-    over: String,
-    series: &'a [Series],
-}
-
-#[derive(Deserialize)]
-struct OwnedSums {
-    over: String,
-    series: Vec<Series>,
-}
-
-fn write_sums(writer: &mut impl Write, shared: &Shared, series: &[Series]) -> io::Result<()> {
-    serde_json::to_writer(&mut *writer, &Sums { over: shared.sums_over(), series })?;
-    writer.flush()
 }
 
 fn write_manifest(dir: &Path, stem: &str, manifest: &Manifest) -> Result<(), SpoolError> {
@@ -570,11 +570,12 @@ impl Iterator for Batches {
 /// A generation being written. Dropped before it is committed, it leaves nothing.
 pub(crate) struct Writer {
     key: ScopeKey,
+    kind: RowKind,
     snapshot: SnapshotId,
     records: StreamWriter<BufWriter<Metered>>,
     rejects: Quarantine<BufWriter<Metered>>,
     totals: Totals,
-    rollup: Rollup,
+    shown: Showing,
     /// Last: it removes the files, after the others have let go of them.
     begun: Begun,
 }
@@ -583,7 +584,7 @@ impl Writer {
     /// Adds rows.
     pub(crate) fn batch(&mut self, batch: &RecordBatch) -> Result<(), SpoolError> {
         self.totals.add_batch(batch)?;
-        self.rollup.add_batch(self.key.source.as_str(), batch);
+        self.shown.add_batch(self.key.source.as_str(), batch);
         self.records.write(batch).map_err(|error| self.begun.failed(RECORDS, error))?;
         fault::point(Point::Spool);
         Ok(())
@@ -613,7 +614,7 @@ impl Writer {
         let path = begun.spool.path(&begun.stem, ROLLUP);
         let failed = |source| SpoolError::Write { path: path.clone(), source };
         let mut sums = BufWriter::new(File::create(&path).map_err(failed)?);
-        write_sums(&mut sums, &shared, &self.rollup.into_series()).map_err(failed)?;
+        write_sums(&mut sums, &shared, &self.shown.end()).map_err(failed)?;
         sums.get_ref().sync_all().map_err(failed)?;
 
         let snapshot = Snapshot {
@@ -622,6 +623,7 @@ impl Writer {
             taken_at: Utc::now(),
             rejected: count,
             totals: self.totals,
+            kind: self.kind,
         };
         let manifest = Manifest { format: FORMAT, snapshot, report, rejects: reasons, records_bytes, rejects_bytes };
         fault::point(Point::BeforeSwap);

@@ -1,6 +1,6 @@
 //! What `/metrics` shows of the current snapshots, made ready when one is swapped in: the sums
-//! over every source within one series budget, the control totals, rejects and rules. Holds the text of the
-//! budget's series, and while it is made the candidates for them and one snapshot's series.
+//! over every source within one series budget, the control totals, the last values of usage within another, rejects and
+//! rules. Holds the text of the budgets' series, and while it is made the candidates for them and one snapshot's series.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,11 +11,12 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use costream_common::exposition::encode::TextWriter;
 use costream_common::exposition::{Format, Kind};
-use costream_common::record::{GroupTotals, ScopeKey};
+use costream_common::record::{GroupTotals, POINT_KEY, ScopeKey, SourceName};
 
 use crate::dimensions::Dimensions;
+use crate::points::last::{self, Finder};
 use crate::rollup::{Rollup, Series, period_label};
-use crate::snapshot::{Spool, SpoolError};
+use crate::snapshot::{Generation, Spool, SpoolError};
 
 /// While polls bring snapshot after snapshot, sums are made anew when this many times the time
 /// that takes has gone by.
@@ -49,9 +50,11 @@ const CONTROLS: [Family; 5] = [
 /// The sums of the current snapshots.
 #[derive(Debug, Default)]
 pub(crate) struct Sums {
-    /// In chunks, the families of sums by source, period, currency and dimensions, then those of the snapshots'
-    /// control totals by source, period and currency. Gauges are written alike in every format.
+    /// In chunks, the families of sums by source, period, currency and dimensions, those of the snapshots' control
+    /// totals by source, period and currency, and the last values of usage. Gauges are written alike in every format.
     pub(crate) text: Vec<Bytes>,
+    /// Points of usage whose series are not shown, by source.
+    pub(crate) left_out: BTreeMap<String, u64>,
     /// Refused rows, by source and reason.
     pub(crate) rejects: BTreeMap<(String, String), u64>,
     /// Applied rules, by source and rule.
@@ -60,19 +63,35 @@ pub(crate) struct Sums {
     pub(crate) snapshots: Vec<(ScopeKey, DateTime<Utc>)>,
 }
 
+/// The last value of a series of usage.
+struct Usage {
+    /// The metric's name in an exposition.
+    name: String,
+    source: String,
+    last: last::Value,
+}
+
+/// Of days of usage, the last so many are looked at: a series that has ended is shown for a day more.
+const DAYS_SHOWN: usize = 2;
+
 impl Sums {
     fn of(spool: &Spool) -> Result<Self, SpoolError> {
         let mut sums = Self::default();
         let mut series = Rollup::new(spool.dimensions().clone(), spool.max_series());
         let mut controls = Rollup::new(Dimensions::none(), spool.max_series());
+        let mut points: BTreeMap<SourceName, Vec<Arc<Generation>>> = BTreeMap::new();
         for generation in spool.current() {
             let snapshot = generation.snapshot();
             let source = snapshot.key.source.as_str();
-            generation.series()?.iter().for_each(|one| series.add_series(one));
-            for (group, totals) in snapshot.totals.groups() {
-                let currency = group.currency.clone().unwrap_or_default();
-                let values = vec![source.to_owned(), period_label(group.billing_period), currency];
-                controls.add_series(&Series { values, totals: totals.clone() });
+            if snapshot.kind.is_charges() {
+                generation.shown()?.series.iter().for_each(|one| series.add_series(one));
+                for (group, totals) in snapshot.totals.groups() {
+                    let currency = group.currency.clone().unwrap_or_default();
+                    let values = vec![source.to_owned(), period_label(group.billing_period), currency];
+                    controls.add_series(&Series { values, totals: totals.clone() });
+                }
+            } else {
+                points.entry(snapshot.key.source.clone()).or_default().push(Arc::clone(&generation));
             }
             let count = |counts: &mut BTreeMap<(String, String), u64>, of: &BTreeMap<String, u64>| {
                 for (what, times) in of {
@@ -88,7 +107,37 @@ impl Sums {
         for (family, series) in families.chain(CONTROLS.iter().map(|family| (family, &controls))) {
             write(family, spool.dimensions(), series, &mut sums.text);
         }
+        let mut usage = Vec::new();
+        for (source, generations) in points {
+            sums.add_usage(source.as_str(), &generations, spool.max_series(), &mut usage)?;
+        }
+        usage.sort_by(|a, b| (&a.name, &a.source).cmp(&(&b.name, &b.source)));
+        write_usage(&usage, &mut sums.text);
         Ok(sums)
+    }
+
+    /// `generations` of one source, in order of their scopes.
+    fn add_usage(
+        &mut self,
+        source: &str,
+        generations: &[Arc<Generation>],
+        max_series: usize,
+        usage: &mut Vec<Usage>,
+    ) -> Result<(), SpoolError> {
+        let mut finder = Finder::new(max_series.saturating_sub(usage.len()));
+        // Other answers than days have no order: all of them are shown.
+        let days = generations.iter().filter(|generation| generation.seen().usage().is_some()).count();
+        for generation in &generations[days.saturating_sub(DAYS_SHOWN)..] {
+            finder.add_last(generation.shown()?.last);
+        }
+        let last = finder.into_last();
+        self.left_out.insert(source.to_owned(), last.left_out);
+        usage.extend(last.into_values().map(|last| Usage {
+            name: last::exposed_name(&last.metric),
+            source: source.to_owned(),
+            last,
+        }));
+        Ok(())
     }
 }
 
@@ -98,6 +147,29 @@ fn write((name, help, value): &Family, dimensions: &Dimensions, series: &[Series
     for Series { values, totals } in series {
         let labels = dimensions.labels().zip(values).filter(|(_, value)| !value.is_empty());
         writer.sample(name, labels, &value(totals), None);
+        if writer.len() >= CHUNK_BYTES {
+            chunks.push(writer.take());
+        }
+    }
+    chunks.push(writer.take());
+}
+
+/// Values in order of their names: each name is a family.
+fn write_usage(usage: &[Usage], chunks: &mut Vec<Bytes>) {
+    let mut writer = TextWriter::new(Format::Text004);
+    let mut family = "";
+    for Usage { name, source, last } in usage {
+        if family != name {
+            family = name;
+            writer.family(name, Kind::Gauge, "The last average of the metric that metricName tells");
+        }
+        let labels = [
+            ("source", source.as_str()),
+            (POINT_KEY[0], &last.resource),
+            (POINT_KEY[1], &last.metric),
+            ("unit", last.unit.as_deref().unwrap_or_default()),
+        ];
+        writer.sample(name, labels.into_iter().filter(|(_, value)| !value.is_empty()), &last.average, None);
         if writer.len() >= CHUNK_BYTES {
             chunks.push(writer.take());
         }

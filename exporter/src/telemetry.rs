@@ -50,6 +50,7 @@ pub(crate) struct Telemetry {
     durations: Family<BySource, Histogram, fn() -> Histogram>,
     read_bytes: Family<BySource, Counter>,
     retries: Family<BySource, Counter>,
+    asked: Family<ByResult, Counter>,
     requests: Family<ByRoute, Counter>,
 }
 
@@ -64,6 +65,7 @@ impl Telemetry {
             durations,
             read_bytes: Family::default(),
             retries: Family::default(),
+            asked: Family::default(),
             requests: Family::default(),
         };
         telemetry.registered()
@@ -90,6 +92,11 @@ impl Telemetry {
             "costream_poll_retries",
             "Times a poll tried anew after a failure that may pass",
             self.retries.clone(),
+        );
+        registry.register(
+            "costream_usage_requests",
+            "Requests for usage made, by result: ok, not_found, forbidden, refused, throttled, malformed, unreachable, no_token",
+            self.asked.clone(),
         );
         registry.register(
             "costream_exporter_requests",
@@ -119,6 +126,10 @@ impl Telemetry {
 
     pub(crate) fn retried(&self, source: &SourceName) {
         self.retries.get_or_create(&by(source)).inc();
+    }
+
+    pub(crate) fn asked(&self, source: &SourceName, result: &'static str) {
+        self.asked.get_or_create(&ByResult { source: source.to_string(), result }).inc();
     }
 
     pub(crate) fn answered(&self, route: &'static str, code: u16) {

@@ -2,7 +2,8 @@
 //! and a report of that. A cycle of a target never overlaps another of it.
 //!
 //! An exporter of ours is asked for its list of snapshots, and unless that is the list of the last cycle that stored all of it,
-//! for each scope whose snapshot is not committed: its rejects, then its rows. What may go well a little later is tried
+//! for each scope whose snapshot is not committed: its rejects, then its rows. Points of usage are stored by key, and belong to
+//! no snapshot afterwards: those of a snapshot are delivered once in the scraper's life, which changes nothing the second time. What may go well a little later is tried
 //! again, from the scope's beginning and with the snapshot that is current by then. A scope that
 //! failed does not hold up the next; one that is gone from the list keeps its rows.
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use costream_common::fault::{self, Point};
 use costream_common::http::client::Validators;
-use costream_common::record::{ScopeKey, Snapshot, SnapshotId, X_SOURCE};
+use costream_common::record::{POINT_KEY, RowKind, ScopeKey, Snapshot, SnapshotId, X_SOURCE};
 use costream_common::report::one_line;
 use costream_common::stream::backoff::Waits;
 use costream_handler::ident::{ColumnName, TableName};
@@ -25,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{TargetConfig, TargetKind};
 use crate::scrape::series::{SERIES, SeriesError, SeriesLimits, SeriesReader, Spooled, TIMESTAMP};
-use crate::scrape::{self, ScrapeError};
+use crate::scrape::{self, ScrapeError, Scraped};
 use crate::sink::{Sink, SinkError};
 use crate::target::{Form, Part, Target};
 use crate::telemetry::{Measured, Telemetry};
@@ -206,11 +207,19 @@ impl Pursuit {
         let mut failed = false;
         for mut snapshot in snapshots.iter().cloned() {
             for part in [Part::Rejects, Part::Records] {
-                let result = self.part(part, &mut snapshot, memory, tries).await.transpose();
+                let table = match part.table(&snapshot) {
+                    Ok(table) => table,
+                    Err(error) => {
+                        failed = true;
+                        report.error.get_or_insert(error.into());
+                        continue;
+                    }
+                };
+                let result = self.part(part, &table, &mut snapshot, memory, tries).await.transpose();
                 let Some(result) = result else { continue };
                 failed |= result.is_err();
                 let of = (snapshot.key.clone(), snapshot.snapshot);
-                report.deliveries.push(DeliveryReport { table: part.table(), snapshot: Some(of), result });
+                report.deliveries.push(DeliveryReport { table, snapshot: Some(of), result });
             }
             if tries.shutdown.is_cancelled() {
                 failed = true;
@@ -244,6 +253,7 @@ impl Pursuit {
     async fn part(
         &self,
         part: Part,
+        table: &TableName,
         snapshot: &mut Snapshot,
         memory: &mut Memory,
         tries: &mut Tries<'_>,
@@ -251,14 +261,14 @@ impl Pursuit {
         let place = (part, snapshot.key.clone());
         loop {
             if let Some(stored) = memory.stored.get(&place).copied().filter(|stored| *stored >= snapshot.snapshot) {
-                self.warn_of_later(part, snapshot, stored);
+                self.warn_of_later(table, snapshot, stored);
                 return Ok(None);
             }
-            let error = match self.deliver(part, snapshot, memory.rejects, tries.shutdown).await {
+            let error = match self.deliver(part, table, snapshot, memory.rejects, tries.shutdown).await {
                 Ok(delivered) => {
                     tries.waits.reset();
                     if delivered.arrived.is_none() {
-                        self.warn_of_later(part, snapshot, delivered.committed);
+                        self.warn_of_later(table, snapshot, delivered.committed);
                     }
                     memory.stored.insert(place, delivered.committed);
                     if part == Part::Rejects {
@@ -286,9 +296,9 @@ impl Pursuit {
 
     /// Says that a snapshot will not be stored because a later one is. With two exporters of a source the
     /// later one is right; with one its clock went back while its spool was lost.
-    fn warn_of_later(&self, part: Part, snapshot: &Snapshot, stored: SnapshotId) {
+    fn warn_of_later(&self, table: &TableName, snapshot: &Snapshot, stored: SnapshotId) {
         if stored > snapshot.snapshot {
-            let (target, table, scope) = (self.target.name(), part.table(), &snapshot.key.scope);
+            let (target, scope) = (self.target.name(), &snapshot.key.scope);
             tracing::warn!(
                 target, %table, %scope, snapshot = %snapshot.snapshot, %stored,
                 "the store has a later snapshot, so this one is not stored: is the exporter's clock right?"
@@ -300,13 +310,14 @@ impl Pursuit {
     async fn deliver(
         &self,
         part: Part,
+        table: &TableName,
         snapshot: &Snapshot,
         rejects: RejectsTable,
         shutdown: &CancellationToken,
     ) -> Result<Delivered, CycleError> {
-        let table = part.table();
+        let by_key = part == Part::Records && !snapshot.kind.is_charges();
         let asking = async {
-            let committed = self.sink.committed(&table, &snapshot.key).await?;
+            let committed = if by_key { None } else { self.sink.committed(table, &snapshot.key).await? };
             if let Some(committed) = committed.filter(|committed| *committed >= snapshot.snapshot) {
                 return Ok(Err(Delivered { committed, arrived: None }));
             }
@@ -325,8 +336,14 @@ impl Pursuit {
         tracing::debug!(target = self.target.name(), %table, scope = %scraped.snapshot.key, snapshot = %scraped.snapshot.snapshot, "delivering");
         // Not cut short by a shutdown: the batches end with it, and a commit under way is let be.
         let arrived = scraped.snapshot.clone();
-        let receipt =
-            self.sink.deliver(table, scraped.snapshot, scraped.totals, scraped.schema, scraped.batches).await?;
+        let table = table.clone();
+        let receipt = if by_key {
+            let Scraped { schema, batches, .. } = scraped.of_points().map_err(|error| wrong_kind(snapshot, &error))?;
+            let key = POINT_KEY.map(ColumnName::of).to_vec();
+            self.sink.upsert(Upsert { table, key, schema, batches }).await?
+        } else {
+            self.sink.deliver(table, scraped.snapshot, scraped.totals, scraped.schema, scraped.batches).await?
+        };
         fault::point(Point::Delivered);
         Ok(Delivered { committed: arrived.snapshot, arrived: Some((arrived, receipt)) })
     }
@@ -473,12 +490,17 @@ enum RejectsTable {
 
 impl Part {
     /// The table it goes to.
-    fn table(self) -> TableName {
-        match self {
-            Self::Rejects => TableName::rejects(),
-            Self::Records => TableName::costs(),
+    fn table(self, snapshot: &Snapshot) -> Result<TableName, ScrapeError> {
+        match (self, &snapshot.kind) {
+            (Self::Rejects, _) => Ok(TableName::rejects()),
+            (Self::Records, RowKind::Charges) => Ok(TableName::costs()),
+            (Self::Records, RowKind::Points { table }) => table.parse().map_err(|error| wrong_kind(snapshot, &error)),
         }
     }
+}
+
+fn wrong_kind(snapshot: &Snapshot, error: &(dyn Error + 'static)) -> ScrapeError {
+    ScrapeError::Kind { scope: snapshot.key.to_string(), reason: one_line(error) }
 }
 
 /// When a cycle tries again, and when it gives up.

@@ -23,8 +23,8 @@ use costream_common::exposition::encode::TextWriter;
 use costream_common::exposition::{Format, Kind, negotiate};
 use costream_common::money::{Amount, PRECISION, SCALE};
 use costream_common::record::{
-    ColumnKind, SNAPSHOTS_METADATA, ScopeKey, ScopeName, Snapshot, SnapshotId, SourceName, Texts, Totals, X_ROW,
-    X_SCOPE, X_SNAPSHOT, X_SOURCE, row_field,
+    ColumnKind, POINT_COLUMNS, RowKind, SNAPSHOTS_METADATA, ScopeKey, ScopeName, Snapshot, SnapshotId, SourceName,
+    Texts, Totals, X_ROW, X_SCOPE, X_SNAPSHOT, X_SOURCE, row_field,
 };
 use costream_common::stream::ipc::{self, Writer};
 use costream_handler::ident::TableName;
@@ -125,7 +125,32 @@ pub(crate) fn snapshot(scope: &str, number: i64, batches: &[RecordBatch], reject
         totals.add_batch(batch).expect("totals");
     }
     let taken_at = DateTime::from_timestamp_millis(1_790_000_000_000 + number).expect("a time");
-    Snapshot { key: key(scope), snapshot: SnapshotId::next(taken_at, None), taken_at, rejected, totals }
+    Snapshot {
+        key: key(scope),
+        snapshot: SnapshotId::next(taken_at, None),
+        taken_at,
+        rejected,
+        totals,
+        kind: RowKind::Charges,
+    }
+}
+
+/// Points of usage as a batch of the spool.
+pub(crate) fn points(resource: &str, averages: &[&str]) -> RecordBatch {
+    let units = averages.iter().map(|text| Amount::parse(text.as_bytes()).expect("an amount").units());
+    let decimals = Decimal128Array::from_iter_values(units);
+    let times = TimestampMicrosecondArray::from_iter_values((0..).map(|n| n * 900_000_000).take(averages.len()));
+    let texts = |text: &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(averages.iter().map(|_| text))) };
+    let arrays: Vec<ArrayRef> = vec![
+        texts(resource),
+        texts("Percentage CPU"),
+        Arc::new(times.with_timezone("UTC")),
+        Arc::new(decimals.with_precision_and_scale(PRECISION, SCALE).expect("our own precision")),
+        texts("Percent"),
+        Arc::new(Int64Array::from_iter_values((1..).take(averages.len()))),
+    ];
+    let fields = POINT_COLUMNS.iter().map(|(name, kind)| kind.field(name)).chain([row_field()]).collect::<Vec<Field>>();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).expect("a batch")
 }
 
 /// The batches as `/records` and `/rejects` have them in Arrow.
@@ -171,7 +196,9 @@ pub(crate) fn text_body(format: Format, snapshot: &Snapshot, batches: &[RecordBa
             None,
         );
     }
-    writer.family("billed_cost", Kind::Gauge, "Charges.");
+    let (name, value_column) =
+        if snapshot.kind.is_charges() { ("billed_cost", "BilledCost") } else { ("usage_average", "average") };
+    writer.family(name, Kind::Gauge, "Rows.");
     for batch in batches {
         for row in 0..batch.num_rows() {
             let schema = batch.schema();
@@ -181,10 +208,9 @@ pub(crate) fn text_body(format: Format, snapshot: &Snapshot, batches: &[RecordBa
                 .zip(batch.columns())
                 .filter_map(|(field, array)| Some((field.name().clone(), cell(array, row)?)))
                 .collect();
-            let billed =
-                cells.iter().find(|(name, _)| name == "BilledCost").map(|(_, value)| value.clone()).expect("a cost");
+            let value = cells.iter().find(|(name, _)| name == value_column).map(|(_, value)| value.clone());
             let labels = cells.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(constants);
-            writer.sample("billed_cost", labels, &billed, None);
+            writer.sample(name, labels, &value.expect("a value"), None);
         }
     }
     for (name, value) in [

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use costream_common::config::Span;
 use costream_common::exposition::Format;
 use costream_common::exposition::decode::{Decoder, Entry, Limits};
-use costream_common::record::{SNAPSHOTS_METADATA, Totals};
+use costream_common::record::{POINT_COLUMNS, RowKind, SNAPSHOTS_METADATA, Totals};
 use costream_common::stream::ipc::{self, Writer};
 use costream_handler::Handler;
 use costream_handler::auth::Caller;
@@ -30,7 +30,7 @@ use url::Url;
 
 use crate::config::{HandlerAccess, Records, TargetKind};
 use crate::testing::{
-    Charge, FakeExporter, FakeStore, Fault, Held, arrow_body, batch, charges, key, rejects, serve, snapshot,
+    Charge, FakeExporter, FakeStore, Fault, Held, arrow_body, batch, charges, key, points, rejects, serve, snapshot,
 };
 use crate::{CycleReport, HttpSink, Scraper, ScraperConfig, Sink, TargetConfig};
 
@@ -107,6 +107,57 @@ async fn arrow_and_text_store_the_same() {
         stored.push(arrow::compute::concat_batches(&batches[0].schema(), &batches).expect("one batch"));
     }
     assert!(stored.windows(2).all(|pair| pair[0] == pair[1]), "{stored:?}");
+}
+
+fn held_points(scope: &str, number: i64, table: &str, averages: &[&str]) -> Held {
+    let records = vec![points("/vm1", averages)];
+    let mut snapshot = snapshot(scope, number, &records, 0);
+    snapshot.kind = RowKind::Points { table: table.to_owned() };
+    Held { snapshot, records, rejects: vec![rejects(0)] }
+}
+
+#[tokio::test]
+async fn points_are_stored_by_key_with_their_own_columns_whole_or_not_at_all() {
+    for records in [Records::Arrow, Records::Text] {
+        let exporter = Arc::new(FakeExporter::default());
+        exporter.hold(held_points("2026-11-25", 1, "usage", &["5.25", "0.000000000000000001"]));
+        let store = FakeStore::new(100);
+        let target = TargetConfig { records, ..target(&exporter.serve().await) };
+        let scraper = scraper(vec![target], Duration::ZERO, into(&store));
+        let upserted = || std::mem::take(&mut *store.upserted.lock().expect("no panic"));
+        for fault in [Fault::Cut(0.9), Fault::RowMissing] {
+            exporter.fail(fault);
+            let report = one(&scraper).await;
+            assert!(!report.is_complete() && upserted().is_empty(), "{fault:?} {report:?}");
+        }
+        let report = one(&scraper).await;
+        assert!(report.is_complete(), "{report:?}");
+        let last = report.deliveries.last().expect("a delivery");
+        assert_eq!((last.table.as_str(), last.result.as_ref().expect("stored").stored), ("usage", 2));
+        let [batch] = upserted().try_into().expect("one batch");
+        let names = POINT_COLUMNS.map(|(name, _)| name.to_lowercase());
+        assert!(batch.schema().fields().iter().map(|field| field.name()).eq(&names), "{:?}", batch.schema());
+        assert_eq!(batch.column(3).as_primitive::<Decimal128Type>().values(), &[5_250_000_000_000_000_000, 1]);
+        // What was delivered is not delivered again; what has grown is.
+        one(&scraper).await;
+        assert!(upserted().is_empty());
+        exporter.hold(held_points("2026-11-25", 2, "usage", &["5.25", "7", "8"]));
+        one(&scraper).await;
+        assert_eq!(upserted().iter().map(RecordBatch::num_rows).sum::<usize>(), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_is_none_is_told_and_stops_no_other_scope() {
+    let exporter = Arc::new(FakeExporter::default());
+    exporter.hold(held_points("2026-11-25", 1, "no table", &["1"]));
+    exporter.hold(held("a.csv", 1, &charges()));
+    let store = FakeStore::new(100);
+    let scraper = scraper(vec![target(&exporter.serve().await)], Duration::ZERO, into(&store));
+    let report = one(&scraper).await;
+    let error = report.error.as_ref().expect("told").to_string();
+    assert!(error.contains("snapshot of 2026-11-25") && error.contains("\"no table\" is no table name"), "{error}");
+    assert!(store.of("costs", "a.csv").is_some());
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! What tests need beyond the Rust toolchain: other people's programs, found or installed
 //! ([`parts`], and [`clouds`] from them), ours, built and started as users start them ([`programs`]), stand-ins on
-//! this machine for servers that are not to be had ([`server`], [`kubernetes`]), and what may go wrong around all of
+//! this machine for servers that are not to be had ([`server`], [`kubernetes`], [`azure_monitor`]), and what may go wrong around all of
 //! them ([`faults`]).
 
+pub mod azure_monitor;
 pub mod certificates;
 pub mod clouds;
 pub mod faults;

@@ -28,6 +28,8 @@ pub struct Asked {
     pub method: String,
     /// What stands after the method: a path, or for a proxy a whole URL.
     pub target: String,
+    /// What was sent with it.
+    pub body: Vec<u8>,
     headers: Vec<(String, String)>,
 }
 
@@ -182,9 +184,10 @@ fn request(stream: &mut impl BufRead) -> Result<Asked> {
         let Some((name, value)) = line.split_once(':') else { break };
         headers.push((name.to_owned(), value.trim().to_owned()));
     }
-    let asked = Asked { method, target, headers };
+    let mut asked = Asked { method, target, headers, body: Vec::new() };
     let length = asked.header("content-length").map_or(Ok(0), str::parse::<usize>).context("read the length")?;
     ensure!(length <= MAX_BODY_BYTES, "the body is too long");
-    stream.read_exact(&mut vec![0; length]).context("read the body")?;
+    asked.body.resize(length, 0);
+    stream.read_exact(&mut asked.body).context("read the body")?;
     Ok(asked)
 }

@@ -513,7 +513,7 @@ fn redirected(from: &Url, response: &Response) -> Result<Url, ClientError> {
 }
 
 /// `Retry-After`: seconds, or a date by the server's own clock.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
     let date = |text: &str| DateTime::parse_from_rfc2822(text).ok().map(|date| date.to_utc());
     let asked = text(header::RETRY_AFTER)?;

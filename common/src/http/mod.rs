@@ -8,3 +8,4 @@ pub mod stall;
 #[cfg(test)]
 mod testing;
 pub mod web;
+pub mod whole;

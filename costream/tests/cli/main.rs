@@ -7,3 +7,4 @@ mod house;
 mod once;
 mod serve;
 mod sql;
+mod usage;

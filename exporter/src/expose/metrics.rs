@@ -108,6 +108,11 @@ fn states(writer: &mut TextWriter, shown: &Shown) {
             writer.sample(name, [("source", source.as_str()), (label, what.as_str())], &count.to_string(), None);
         }
     }
+    let name = "costream_usage_left_out_points";
+    writer.family(name, Kind::Gauge, "Points whose series are not shown here, beyond max_series; /records has them");
+    for (source, count) in &shown.sums.left_out {
+        writer.sample(name, [("source", source.as_str())], &count.to_string(), None);
+    }
     let name = "costream_spool_used_bytes";
     writer.family(name, Kind::Gauge, "Bytes the snapshots take on disk");
     writer.sample(name, [("", ""); 0], &shown.spool_bytes.to_string(), None);

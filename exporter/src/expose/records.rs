@@ -16,7 +16,8 @@ use costream_common::exposition::{Format, Kind};
 use costream_common::fault::{self, Point};
 use costream_common::money::Amount;
 use costream_common::record::{
-    ColumnKind, GroupTotals, SNAPSHOTS_METADATA, Snapshot, Texts, X_ROW, X_SCOPE, X_SNAPSHOT, X_SOURCE, row_field,
+    ColumnKind, GroupTotals, RowKind, SNAPSHOTS_METADATA, Snapshot, Texts, X_ROW, X_SCOPE, X_SNAPSHOT, X_SOURCE,
+    row_field,
 };
 
 use crate::snapshot::{Batches, Generation, SpoolError};
@@ -43,8 +44,41 @@ pub(crate) enum RecordsError {
 type Control = (&'static str, &'static str, fn(&GroupTotals) -> String);
 
 const COLUMNS: &str = "costream_records_columns";
-const ROWS: &str = "billed_cost";
 const SNAPSHOTS: &str = "costream_records_snapshots";
+
+/// How the rows of a kind are written.
+struct Face {
+    /// The metric.
+    name: &'static str,
+    help: &'static str,
+    /// The column with its value.
+    value: &'static str,
+    /// The column with its time, when it has one of its own.
+    time: Option<&'static str>,
+}
+
+const CHARGES: Face = Face {
+    name: "billed_cost",
+    help: "Charges of the reports: BilledCost, exact, with every column as a label",
+    value: "BilledCost",
+    time: None,
+};
+const POINTS: Face = Face {
+    name: "usage_average",
+    help: "Points of usage: the average, exact, at its own time, with every column as a label",
+    value: "average",
+    time: Some("timestamp"),
+};
+
+impl Face {
+    fn of(kind: &RowKind) -> &'static Self {
+        match kind {
+            RowKind::Charges => &CHARGES,
+            RowKind::Points { .. } => &POINTS,
+        }
+    }
+}
+
 const CONTROLS: [Control; 5] = [
     ("costream_records_rows", "Control total: charges", |totals| totals.rows.to_string()),
     ("costream_records_billed_cost", "Control total: sum of BilledCost", |totals| totals.billed.to_string()),
@@ -74,7 +108,9 @@ enum At {
 }
 
 impl Text {
-    pub(super) fn new(generations: Vec<Arc<Generation>>, format: Format) -> Self {
+    pub(super) fn new(mut generations: Vec<Arc<Generation>>, format: Format) -> Self {
+        // The samples of a family stand together.
+        generations.sort_by_key(|generation| !generation.snapshot().kind.is_charges());
         Self { generations, writer: TextWriter::new(format), at: At::Columns(0) }
     }
 
@@ -102,24 +138,27 @@ impl Text {
                         At::Columns(index + 1)
                     }
                     None => {
-                        writer.family(
-                            ROWS,
-                            Kind::Gauge,
-                            "Charges of the reports: BilledCost, exact, with every column as a label",
-                        );
+                        writer.family(CHARGES.name, Kind::Gauge, CHARGES.help);
                         At::Open(0)
                     }
                 }
             }
             At::Open(index) => match self.generations.get(index) {
-                Some(generation) => At::Rows(index, Box::new(generation.records()?), None),
+                Some(generation) => {
+                    let is_charges = |at: usize| self.generations[at].snapshot().kind.is_charges();
+                    if !is_charges(index) && index.checked_sub(1).is_none_or(is_charges) {
+                        writer.family(POINTS.name, Kind::Gauge, POINTS.help);
+                    }
+                    At::Rows(index, Box::new(generation.records()?), None)
+                }
                 None => At::Controls(0),
             },
             At::Rows(index, batches, Some((batch, from))) => {
-                let identity = Identity::of(self.generations[index].snapshot());
+                let snapshot = self.generations[index].snapshot();
+                let (identity, face) = (Identity::of(snapshot), Face::of(&snapshot.kind));
                 let mut row = from;
                 while row < batch.num_rows() && writer.len() < CHUNK_BYTES {
-                    write_row(writer, &identity, &batch, row);
+                    write_row(writer, face, &identity, &batch, row);
                     row += 1;
                 }
                 let rest = (row < batch.num_rows()).then_some((batch, row));
@@ -184,17 +223,19 @@ impl Identity {
     }
 }
 
-fn write_row(writer: &mut TextWriter, identity: &Identity, batch: &RecordBatch, row: usize) {
+fn write_row(writer: &mut TextWriter, face: &Face, identity: &Identity, batch: &RecordBatch, row: usize) {
     let cells = |wanted: fn(&str) -> bool| {
         let columns = batch.schema_ref().fields().iter().map(|field| field.name().as_str()).zip(batch.columns());
         // Only what is wanted is made into text.
         columns.filter(move |(name, _)| wanted(name)).filter_map(|(name, array)| Some((name, cell(array, row)?)))
     };
-    // Every row that was taken has a billed cost.
-    let billed = batch.column_by_name("BilledCost").and_then(|array| cell(array, row)).unwrap_or(Cow::Borrowed("NaN"));
+    // Every row that was taken has a value, and a time where its kind has one.
+    let value = batch.column_by_name(face.value).and_then(|array| cell(array, row)).unwrap_or(Cow::Borrowed("NaN"));
+    let times = face.time.and_then(|name| batch.column_by_name(name)?.as_primitive_opt::<TimestampMicrosecondType>());
+    let time_ms = times.map(|times| times.value(row).div_euclid(1_000));
     let identity = identity.labels().map(|(name, value)| (name, Cow::Borrowed(value)));
     let (report, ordinal) = (cells(|name| name != X_ROW), cells(|name| name == X_ROW));
-    writer.sample(ROWS, report.chain(identity).chain(ordinal), &billed, None);
+    writer.sample(face.name, report.chain(identity).chain(ordinal), &value, time_ms);
 }
 
 /// A field as text, exact; nothing when it is null.

@@ -47,7 +47,7 @@ async fn report(csv: &str) -> Report {
 fn written(spool: &Spool, csv: &str) -> Result<Writer, SpoolError> {
     in_a_runtime(async {
         let mut report = report(csv).await;
-        let mut writer = spool.begin(key(), "costs.csv".to_owned(), &report.schema())?;
+        let mut writer = spool.begin(key(), "costs.csv".to_owned(), &report.schema(), RowKind::Charges)?;
         while let Some(piece) = report.next().await.expect("a good report") {
             match piece {
                 Decoded::Batch(batch) => writer.batch(&batch)?,
@@ -94,7 +94,7 @@ fn a_snapshot_survives_a_restart() {
     let snapshot = committed(&spool, GOOD).expect("a snapshot").snapshot().clone();
     assert_eq!((snapshot.totals.rows(), snapshot.rejected), (2, 1));
     assert!(matches!(open(dir.path()), Err(SpoolError::Locked(_))));
-    let (used, series) = (spool.used_bytes(), spool.get(&key()).expect("it").series().expect("its series"));
+    let (used, series) = (spool.used_bytes(), spool.get(&key()).expect("it").shown().expect("its series").series);
     drop(spool);
 
     let spool = open(dir.path()).expect("the spool again");
@@ -103,12 +103,12 @@ fn a_snapshot_survives_a_restart() {
     assert_eq!(generation.seen(), facts().seen);
     assert_eq!((rows(generation.records().expect("records")), rows(generation.rejects().expect("rejects"))), (2, 1));
     assert_eq!(spool.used_bytes(), used);
-    assert_eq!(generation.series().expect("its series"), series);
+    assert_eq!(generation.shown().expect("its series").series, series);
     drop((spool, generation));
 
     let few = Dimensions::try_from(vec!["ServiceName".to_owned()]).expect("dimensions");
     let spool = open_with(dir.path(), None, few).expect("the spool, summed otherwise");
-    let series = spool.get(&key()).expect("it").series().expect("its series");
+    let series = spool.get(&key()).expect("it").shown().expect("its series").series;
     assert_eq!(series.iter().map(|series| series.values[3].as_str()).collect::<Vec<_>>(), ["a", "b"]);
 }
 
@@ -174,9 +174,9 @@ fn lost_sums_are_made_anew() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let spool = open(dir.path()).expect("a spool");
     let generation = committed(&spool, GOOD).expect("a snapshot");
-    let series = generation.series().expect("series");
+    let series = generation.shown().expect("what is shown").series;
     fs::write(generation.path(ROLLUP), "{").expect("damage");
-    assert_eq!(generation.series().expect("series"), series);
+    assert_eq!(generation.shown().expect("what is shown").series, series);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use costream_common::http::client::ClientError;
-use costream_common::record::NameError;
+use costream_common::record::{NameError, SourceName};
 use costream_common::secret::SecretError;
 
 use super::MAX_SCOPES;
@@ -105,6 +105,9 @@ pub enum SourceError {
     /// The export is being written, and there is none before it.
     #[error("{0} is still being written")]
     Unfinished(String),
+    /// The source is asked for usage.
+    #[error("source {0} has no reports: it is asked for usage")]
+    NoReports(SourceName),
     /// Somebody wrote to the file while it was read.
     #[error("{0} changed while it was read")]
     Changed(String),

@@ -69,7 +69,7 @@ fn list(given: &str) -> Result<Vec<Item>, SourceError> {
 fn item(scope: &str, path: &str) -> Result<Item, SourceError> {
     let scope = ScopeName::new(scope)
         .map_err(|source| SourceError::Name { shown: path.escape_debug().to_string(), source: Some(source) })?;
-    Ok(Item { scope, shown: path.to_owned(), report: None })
+    Ok(Item::new(scope, path.to_owned()))
 }
 
 fn in_directory(given: &str) -> Result<Vec<Item>, SourceError> {

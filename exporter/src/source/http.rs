@@ -30,7 +30,7 @@ impl Remote {
         let scope = last.or(self.url.host_str()).unwrap_or(&self.shown);
         let scope = ScopeName::new(scope)
             .map_err(|source| SourceError::Name { shown: self.shown.clone(), source: Some(source) })?;
-        Ok(Item { scope, shown: self.shown.clone(), report: None })
+        Ok(Item::new(scope, self.shown.clone()))
     }
 
     pub(super) async fn fetch(&self, known: Option<&Validators>) -> Result<Fetched, SourceError> {

@@ -11,15 +11,18 @@ mod layout;
 mod object;
 mod parts;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use costream_common::http::client::Validators;
 use costream_common::record::{ScopeName, SourceName};
 use serde::{Deserialize, Serialize};
 
 pub use self::error::SourceError;
 pub(crate) use self::parts::{Part, Parts, Promise};
-use crate::config::{Layout, Location, SourceConfig};
+use crate::config::azure_monitor::AzureMonitor;
+use crate::config::{Layout, Location, Rows, SourceConfig};
 use crate::profile::ProfileName;
 
 /// Most files one source may have: their names are held in memory.
@@ -31,6 +34,7 @@ pub(crate) struct Source {
     pub(crate) name: SourceName,
     pub(crate) profile: ProfileName,
     pub(crate) interval: Duration,
+    pub(crate) rows: Rows,
     place: Place,
 }
 
@@ -39,6 +43,8 @@ enum Place {
     Files(file::Files),
     Url(Box<http::Remote>),
     Objects(object::Bucket),
+    /// No place of reports: [`crate::usage`] asks it.
+    AzureMonitor(Arc<AzureMonitor>),
 }
 
 /// One of a source's reports.
@@ -49,6 +55,13 @@ pub(crate) struct Item {
     pub(crate) shown: String,
     /// The objects that it is made of, where it is.
     report: Option<object::Report>,
+}
+
+impl Item {
+    /// Of no more than its name.
+    pub(crate) fn new(scope: ScopeName, shown: String) -> Self {
+        Self { scope, shown, report: None }
+    }
 }
 
 /// What was seen of a report, to know it again.
@@ -68,6 +81,30 @@ enum Mark {
     File(file::Stamp),
     Http(Validators),
     Objects(object::Marks),
+    Usage(AskedUsage),
+}
+
+/// What is known of a day of usage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AskedUsage {
+    /// When it was last asked for.
+    pub(crate) at: DateTime<Utc>,
+    /// Of what: a digest of all questions.
+    pub(crate) plan: String,
+    /// Questions that were not answered, and may be when they are asked again.
+    pub(crate) open: u64,
+}
+
+impl Seen {
+    /// A day of usage, whose rows have this digest.
+    pub(crate) fn of_usage(asked: AskedUsage, digest: String, bytes: u64) -> Self {
+        Self { mark: Mark::Usage(asked), digest: Some(digest), bytes }
+    }
+
+    /// What is known of a day of usage; nothing of a report.
+    pub(crate) fn usage(&self) -> Option<&AskedUsage> {
+        if let Mark::Usage(asked) = &self.mark { Some(asked) } else { None }
+    }
 }
 
 /// What asking for a report brings.
@@ -92,15 +129,16 @@ impl Source {
                 Place::Objects(object::Bucket::of_cloud(cloud, url, layout, settings))
             }
             Location::Url { url, access } => Place::Url(Box::new(http::Remote::new(url, *access)?)),
+            Location::AzureMonitor(azure) => Place::AzureMonitor(Arc::new(*azure)),
         };
         let interval = config.poll_interval.unwrap_or(interval);
-        Ok(Self { name: config.name, profile: config.profile, interval, place })
+        Ok(Self { name: config.name, profile: config.profile, interval, rows: config.rows, place })
     }
 
     /// Whom it asks; nothing when it is this machine's disk.
     pub(crate) fn host(&self) -> Option<String> {
         match &self.place {
-            Place::Files(_) => None,
+            Place::Files(_) | Place::AzureMonitor(_) => None,
             Place::Url(remote) => Some(remote.host()),
             Place::Objects(bucket) => bucket.host(),
         }
@@ -112,7 +150,13 @@ impl Source {
             Place::Files(files) => files.items().await,
             Place::Url(remote) => Ok(vec![remote.item()?]),
             Place::Objects(bucket) => bucket.items().await,
+            Place::AzureMonitor(_) => Err(SourceError::NoReports(self.name.clone())),
         }
+    }
+
+    /// What is asked for usage; nothing when the source has reports.
+    pub(crate) fn azure_monitor(&self) -> Option<&Arc<AzureMonitor>> {
+        if let Place::AzureMonitor(azure) = &self.place { Some(azure) } else { None }
     }
 
     /// A report as it is there now, after one that had changed since it was looked for.
@@ -140,6 +184,7 @@ impl Source {
                 let stamp = mark.and_then(|mark| if let Mark::File(stamp) = mark { Some(stamp) } else { None });
                 file::fetch(&item.shown, stamp).await
             }
+            (Place::AzureMonitor(_), None) => Err(SourceError::NoReports(self.name.clone())),
         }
     }
 }

@@ -7,12 +7,16 @@
 pub mod series;
 pub mod text;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use costream_common::fault::{self, Point};
-use costream_common::record::{Group, GroupTotals, Snapshot, Totals, TotalsError, TotalsMismatch, announced_snapshots};
+use costream_common::record::{
+    Group, GroupTotals, POINT_COLUMNS, Snapshot, Totals, TotalsError, TotalsMismatch, announced_snapshots,
+};
 use costream_common::stream::ipc::{IpcError, Reader};
 use costream_handler::store::Batches;
 use futures::StreamExt as _;
@@ -64,6 +68,14 @@ pub enum ScrapeError {
         /// What it announces instead.
         reason: String,
     },
+    /// A snapshot is of a kind whose rows cannot be stored as it says.
+    #[error("snapshot of {scope}: {reason}")]
+    Kind {
+        /// The snapshot's scope and source.
+        scope: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// What arrived is not what was announced.
     #[error("GET {url}: {source}")]
     Totals {
@@ -108,7 +120,7 @@ impl ScrapeError {
             }
             Self::Series { source, .. } => matches!(source, SeriesError::Body(_)),
             Self::Announcement { .. } | Self::Totals { .. } | Self::TimedOut { .. } => true,
-            Self::Uncountable { .. } | Self::Shutdown => false,
+            Self::Kind { .. } | Self::Uncountable { .. } | Self::Shutdown => false,
         }
     }
 
@@ -125,7 +137,8 @@ impl ScrapeError {
             Self::Text { source: TextError::Elsewhere { .. }, .. } | Self::Announcement { .. } => "superseded",
             Self::Series { source: SeriesError::Body(_), .. } => "cut",
             Self::Series { source: SeriesError::Limit { .. }, .. } => "limit",
-            Self::Arrow { .. } | Self::Text { .. } | Self::Series { .. } | Self::Uncountable { .. } => "malformed",
+            Self::Arrow { .. } | Self::Text { .. } | Self::Series { .. } => "malformed",
+            Self::Kind { .. } | Self::Uncountable { .. } => "malformed",
             Self::TimedOut { .. } => "timeout",
             Self::Shutdown => "shutdown",
         }
@@ -164,7 +177,7 @@ pub async fn records(
             (Pull::Arrow(Box::new(reader)), snapshot, schema)
         }
         Form::Text(format) => {
-            let reader = TextReader::open(format, chunks, &asked.key, asked.snapshot);
+            let reader = TextReader::open(format, chunks, asked);
             let reader = reader.await.map_err(|source| ScrapeError::Text { url: url.clone(), source })?;
             let schema = reader.schema();
             (Pull::Text(Box::new(reader)), asked.clone(), schema)
@@ -173,6 +186,19 @@ pub async fn records(
     let totals = totals(part, &snapshot);
     let arriving = Arriving { pull, url, announced: totals.clone(), arrived: Totals::default() };
     Ok(Scraped { snapshot, totals, schema, batches: until(shutdown, arriving) })
+}
+
+impl Scraped {
+    /// Of points only their own columns: a row of theirs belongs to no snapshot. The totals stay, since they are of rows.
+    ///
+    /// # Errors
+    /// A column is not there.
+    pub fn of_points(self) -> Result<Self, ArrowError> {
+        let places = POINT_COLUMNS.iter().map(|(name, _)| self.schema.index_of(name)).collect::<Result<Vec<_>, _>>()?;
+        let schema = Arc::new(self.schema.project(&places)?);
+        let batches = self.batches.map(move |batch| Ok(batch?.project(&places)?)).boxed();
+        Ok(Self { schema, batches, ..self })
+    }
 }
 
 /// The totals of a part of a snapshot. Rejects are counted and have no sums.

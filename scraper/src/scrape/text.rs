@@ -2,10 +2,10 @@
 //!
 //! What the text says, in this order: `costream_records_columns`, one sample per column of the
 //! report, so that a column that first has a value in the millionth row is known before the first;
-//! `billed_cost`, one sample per row, a column that is null left out; the control totals per billing
+//! `billed_cost`, one sample per row, a column that is null left out, or for points of usage `usage_average`; the control totals per billing
 //! period and currency (`costream_records_rows`, `.._billed_cost`, `.._effective_cost`,
 //! `.._list_cost`, `.._contracted_cost`); and `costream_records_snapshots`, the end mark.
-//! Labels become columns by the kind their name has in FOCUS.
+//! Labels become columns by the kind their name has in FOCUS, or in a point.
 //!
 //! Holds the batch at hand (at most [`MAX_BATCH_ROWS`] rows or about [`MAX_BATCH_BYTES`], and one line more). Refuses
 //! a row of another snapshot, a column that was not announced or that comes twice, a value that is
@@ -28,8 +28,8 @@ use costream_common::exposition::escape::{Name, unescape_name};
 use costream_common::focus::kind_of;
 use costream_common::money::{Amount, PRECISION, SCALE, Sum};
 use costream_common::record::{
-    ColumnKind, Group, GroupTotals, MAX_BATCH_BYTES, MAX_BATCH_ROWS, MAX_GROUPS, ScopeKey, SnapshotId, Totals,
-    TotalsMismatch, X_ROW, X_SCOPE, X_SNAPSHOT, X_SOURCE, row_field,
+    ColumnKind, Group, GroupTotals, MAX_BATCH_BYTES, MAX_BATCH_ROWS, MAX_GROUPS, POINT_COLUMNS, RowKind, ScopeKey,
+    Snapshot, SnapshotId, Totals, TotalsMismatch, X_ROW, X_SCOPE, X_SNAPSHOT, X_SOURCE, row_field,
 };
 use costream_common::stream::ipc::BodyError;
 use futures::StreamExt as _;
@@ -118,6 +118,28 @@ pub enum TextError {
     Batch(#[from] ArrowError),
 }
 
+/// How the rows of a kind are written.
+#[derive(Clone, Copy)]
+struct Face {
+    /// The metric.
+    name: &'static str,
+    /// The column that the sample's value repeats.
+    value: &'static str,
+    kind_of: fn(&str) -> ColumnKind,
+}
+
+impl Face {
+    fn of(kind: &RowKind) -> Self {
+        let kind_in_a_point = |name: &str| {
+            POINT_COLUMNS.iter().find(|(known, _)| *known == name).map_or(ColumnKind::Text, |(_, kind)| *kind)
+        };
+        match kind {
+            RowKind::Charges => Self { name: "billed_cost", value: "BilledCost", kind_of },
+            RowKind::Points { .. } => Self { name: "usage_average", value: "average", kind_of: kind_in_a_point },
+        }
+    }
+}
+
 /// Reads one body.
 pub(crate) struct TextReader {
     chunks: BoxStream<'static, Result<Bytes, BodyError>>,
@@ -134,14 +156,13 @@ impl TextReader {
     pub(crate) async fn open(
         format: Format,
         chunks: BoxStream<'static, Result<Bytes, BodyError>>,
-        key: &ScopeKey,
-        snapshot: SnapshotId,
+        asked: &Snapshot,
     ) -> Result<Self, TextError> {
         let mut reader = Self {
             chunks,
             chunk: Bytes::new(),
             decoder: Decoder::new(format, Limits::default()),
-            records: Records::new(key, snapshot),
+            records: Records::new(&asked.key, asked.snapshot, Face::of(&asked.kind)),
             first: None,
             ended: false,
         };
@@ -218,6 +239,7 @@ enum Section {
 /// What has been read of the one snapshot.
 struct Records {
     section: Section,
+    face: Face,
     constants: [(&'static str, String); 3],
     columns: Vec<String>,
     rows: Rows,
@@ -240,16 +262,17 @@ const SUMS: [&str; 4] = [
 ];
 
 impl Records {
-    fn new(key: &ScopeKey, snapshot: SnapshotId) -> Self {
+    fn new(key: &ScopeKey, snapshot: SnapshotId, face: Face) -> Self {
         Self {
             section: Section::Columns,
+            face,
             constants: [
                 (X_SOURCE, key.source.to_string()),
                 (X_SCOPE, key.scope.to_string()),
                 (X_SNAPSHOT, snapshot.to_string()),
             ],
             columns: Vec::new(),
-            rows: Rows::new(&[]),
+            rows: Rows::new(&[], face),
             arrived: Totals::default(),
             announced: BTreeMap::new(),
         }
@@ -258,7 +281,7 @@ impl Records {
     fn take(&mut self, sample: Sample<'_>) -> Result<Batch, TextError> {
         let section = match sample.name {
             "costream_records_columns" => Section::Columns,
-            "billed_cost" => Section::Rows,
+            name if name == self.face.name => Section::Rows,
             "costream_records_rows" => Section::Totals,
             name if SUMS.contains(&name) => Section::Totals,
             "costream_records_snapshots" => Section::Ended,
@@ -269,7 +292,7 @@ impl Records {
             return Err(TextError::Order { line: sample.line, name: sample.name.to_owned() });
         }
         if self.section == Section::Columns && section > Section::Columns {
-            self.rows = Rows::new(&self.columns);
+            self.rows = Rows::new(&self.columns, self.face);
         }
         self.section = section;
         match section {
@@ -368,6 +391,8 @@ struct Rows {
     columns: Vec<Column>,
     /// Columns by the name that was meant, for labels out of order or in quotes.
     by_name: HashMap<String, usize>,
+    /// The column that a sample's value repeats.
+    value: &'static str,
     ordinals: Int64Builder,
     rows: usize,
     bytes: usize,
@@ -391,7 +416,8 @@ enum Cells {
 }
 
 impl Rows {
-    fn new(columns: &[String]) -> Self {
+    fn new(columns: &[String], face: Face) -> Self {
+        let Face { value, kind_of, .. } = face;
         let fields = columns.iter().map(|name| kind_of(name).field(name)).chain([row_field()]);
         Self {
             schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
@@ -405,6 +431,7 @@ impl Rows {
                 })
                 .collect(),
             by_name: columns.iter().enumerate().map(|(at, name)| (name.clone(), at)).collect(),
+            value,
             ordinals: Int64Builder::with_capacity(EXPECTED_ROWS),
             rows: 0,
             bytes: 0,
@@ -447,7 +474,7 @@ impl Rows {
             return Err(label(constants[at].0, "is missing"));
         }
         self.ordinals.append_value(ordinal.ok_or_else(|| label(X_ROW, "is missing"))?);
-        self.check_cost(sample)?;
+        self.check_value(sample)?;
         for column in &mut self.columns {
             if column.stamp != self.stamp {
                 column.cells.take_null()?;
@@ -458,24 +485,23 @@ impl Rows {
         Ok(if full { Batch::Full } else { Batch::Open })
     }
 
-    /// The sample's value and its `BilledCost` are one amount; without the label, the value is it.
-    fn check_cost(&mut self, sample: Sample<'_>) -> Result<(), TextError> {
-        const COST: &str = "BilledCost";
-        let line = sample.line;
-        let billed = Amount::parse(sample.value.as_bytes())
+    /// The sample's value and the label that it repeats are one amount; without the label, the value is it.
+    fn check_value(&mut self, sample: Sample<'_>) -> Result<(), TextError> {
+        let (line, column) = (sample.line, self.value);
+        let amount = Amount::parse(sample.value.as_bytes())
             .map_err(|_| value(line, sample.name, sample.value, "exact amount"))?;
-        match sample.labels.get(COST) {
-            Some(text) if text == sample.value || Amount::parse(text.as_bytes()) == Ok(billed) => Ok(()),
-            Some(text) => Err(value(line, COST, text, "amount like the sample's value")),
+        match sample.labels.get(column) {
+            Some(text) if text == sample.value || Amount::parse(text.as_bytes()) == Ok(amount) => Ok(()),
+            Some(text) => Err(value(line, column, text, "amount like the sample's value")),
             None => {
-                let at = *self.by_name.get(COST).ok_or(TextError::Label {
+                let at = *self.by_name.get(column).ok_or(TextError::Label {
                     line,
-                    column: COST.to_owned(),
+                    column: column.to_owned(),
                     what: "was not announced as a column",
                 })?;
-                let column = &mut self.columns[at];
-                column.stamp = self.stamp;
-                column.cells.take(sample.value).map_err(|expected| value(line, COST, sample.value, expected))
+                let cells = &mut self.columns[at];
+                cells.stamp = self.stamp;
+                cells.cells.take(sample.value).map_err(|expected| value(line, column, sample.value, expected))
             }
         }
     }
@@ -597,7 +623,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{batch, charges, key, snapshot, text_body};
+    use crate::testing::{batch, charges, snapshot, text_body};
 
     fn read(format: Format, body: &str, cuts: &[usize]) -> Result<Vec<RecordBatch>, TextError> {
         let (body, mut chunks, mut from) = (body.as_bytes(), Vec::new(), 0);
@@ -605,10 +631,9 @@ mod tests {
             chunks.push(Ok(Bytes::copy_from_slice(&body[from..to])));
             from = to;
         }
-        let asked = snapshot("a.csv", 1, &[], 0).snapshot;
+        let asked = snapshot("a.csv", 1, &[], 0);
         tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(async {
-            let mut reader =
-                TextReader::open(format, futures::stream::iter(chunks).boxed(), &key("a.csv"), asked).await?;
+            let mut reader = TextReader::open(format, futures::stream::iter(chunks).boxed(), &asked).await?;
             let mut batches = Vec::new();
             while let Some(batch) = reader.next().await? {
                 assert_eq!(batch.schema(), reader.schema());

@@ -1,0 +1,345 @@
+//! Usage in, snapshots of points out: what Azure Monitor says of the resources that are asked about, day by day.
+//!
+//! ```text
+//! configuration, spooled charges -> resources -> plan: questions -> ask (token, budget) -> points -> spool: one snapshot a day
+//! ```
+//!
+//! The pieces are days (UTC), each a scope of its own. Today is asked from its beginning at every poll and replaced as it
+//! grows. A day that is over is asked once more when it has ended, when the questions have changed, and when
+//! `settle_after` has gone by: then it is settled, and served for as long as `keep` says. A poll asks for every day from
+//! the first in the spool on, so that an outage leaves no hole; no point is in two days, so that nothing overlaps.
+//! All of that is known from the spool, and so after a restart.
+//!
+//! A series of which nothing came (its resource is gone, or was not answered for) keeps the points that it had. One
+//! resource that fails is told and stops nobody; without a token, or without a server, the poll fails and the last snapshots stay.
+//!
+//! Peak memory: the ids of the resources, a few pointers a question, and an answer for each of
+//! `concurrent_requests`. Slowed by the disk, and by the subscription's budget.
+
+mod ask;
+mod budget;
+mod plan;
+mod resources;
+mod token;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arrow::error::ArrowError;
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
+use costream_common::http::client::ClientError;
+use costream_common::record::{RowKind, ScopeKey, ScopeName, SourceName};
+use costream_common::report::one_line;
+use futures::StreamExt as _;
+
+pub use self::ask::AskError;
+use self::ask::Asker;
+use self::plan::{Piece, Plan, Question};
+use self::resources::Known;
+pub use self::token::TokenError;
+use crate::config::azure_monitor::{AzureMonitor, Resources};
+use crate::points::answer::{self, Answered};
+use crate::points::{self, Points};
+use crate::profile::ProfileName;
+use crate::snapshot::{Generation, Intake, ReportFacts, Spool, SpoolError};
+use crate::source::{AskedUsage, Item, Seen};
+use crate::telemetry::Telemetry;
+
+/// How far back a poll goes at most, in days: Azure Monitor keeps no more.
+const MAX_DAYS_BACK: u64 = 93;
+/// How questions that were not answered are counted.
+const UNANSWERED: &str = "question_not_answered";
+
+/// Usage that was not to be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UsageError {
+    /// There is no report yet that says which resources there are.
+    #[error("no cost report of {} has been read yet, which would name the resources to ask about", of.as_ref().map_or("any source".to_owned(), |of| format!("source {of}")))]
+    NoCosts {
+        /// The source of the reports.
+        of: Option<SourceName>,
+    },
+    /// The server, or the way to it.
+    #[error(transparent)]
+    Ask(#[from] Box<AskError>),
+    /// The spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// A batch could not be built.
+    #[error("build a batch of points")]
+    Batch(#[from] ArrowError),
+}
+
+impl UsageError {
+    /// The wait a server asked for.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Ask(error) => error.retry_after(),
+            _ => None,
+        }
+    }
+
+    /// Whether it waits for another source's poll.
+    pub fn waits_for_costs(&self) -> bool {
+        matches!(self, Self::NoCosts { .. })
+    }
+}
+
+/// What asking for a day came to.
+pub(crate) struct Taken {
+    pub(crate) generation: Arc<Generation>,
+    pub(crate) changed: bool,
+    pub(crate) read_bytes: u64,
+}
+
+/// What a poll's pieces share.
+pub(crate) struct Around<'a> {
+    pub(crate) spool: &'a Spool,
+    pub(crate) telemetry: &'a Telemetry,
+    pub(crate) retry_for: Duration,
+}
+
+/// What the answers for a day came to.
+struct Told {
+    counted: BTreeMap<String, u64>,
+    /// Of the rows.
+    digest: String,
+    /// Questions that may be answered another time.
+    open: u64,
+    read_bytes: u64,
+}
+
+/// A source of usage.
+#[derive(Debug)]
+pub(crate) struct Usage {
+    source: SourceName,
+    config: Arc<AzureMonitor>,
+    asker: Asker,
+    /// What the poll under way asks.
+    now: Mutex<Now>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Now {
+    at: DateTime<Utc>,
+    first_day: NaiveDate,
+    plan: Arc<Plan>,
+}
+
+impl Usage {
+    /// # Errors
+    /// The certificates to trust cannot be read.
+    pub(crate) fn new(source: SourceName, config: Arc<AzureMonitor>) -> Result<Self, ClientError> {
+        let asker = Asker::new(&config)?;
+        Ok(Self { source, config, asker, now: Mutex::default() })
+    }
+
+    /// Begins a poll: finds out whom to ask, and the days to ask for. Takes days out of the spool that nobody needs any more.
+    ///
+    /// # Errors
+    /// No resource is known yet, or the spool cannot be read.
+    pub(crate) async fn begin(&self, spool: &Spool, now: DateTime<Utc>) -> Result<Vec<Item>, UsageError> {
+        let (config, spooled) = (Arc::clone(&self.config), spool.clone());
+        let planning = tokio::task::spawn_blocking(move || plan(&config, &spooled));
+        let plan = planning.await.map_err(|error| SpoolError::Gone(error.to_string()))??;
+        let days = self.config.ask.iter().flat_map(|question| &question.metrics).map(|metric| metric.timespan.days());
+        let days = days.max().unwrap_or_default().min(MAX_DAYS_BACK);
+        let today = now.date_naive();
+        let back = |days: u64| today.checked_sub_days(Days::new(days)).unwrap_or(today);
+        let mut had: BTreeSet<NaiveDate> = BTreeSet::new();
+        for generation in spool.current().iter().filter(|generation| generation.key().source == self.source) {
+            let Some(day) = day(&generation.key().scope) else { continue };
+            let served_until = generation.seen().usage().map(|asked| asked.at + self.config.keep.0);
+            if day < back(days) && served_until.is_none_or(|until| until < now) {
+                spool.retire(generation.key());
+            } else {
+                had.insert(day);
+            }
+        }
+        let first_day = had.first().copied().unwrap_or(today).min(back(days)).max(back(MAX_DAYS_BACK));
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = Now { at: now, first_day, plan: Arc::new(plan) };
+        let days = first_day.iter_days().take_while(|day| *day <= today);
+        let item = |day: NaiveDate| {
+            let scope = ScopeName::new(&day.to_string()).expect("a date has neither blanks nor control characters");
+            Item::new(scope, format!("metrics of {day}"))
+        };
+        // Today first: it is what people look at.
+        let mut items: Vec<Item> = days.map(item).collect();
+        items.reverse();
+        Ok(items)
+    }
+
+    /// Asks for a day, unless it is settled.
+    ///
+    /// # Errors
+    /// Nothing could be had; the last snapshot stays.
+    pub(crate) async fn take(&self, item: &Item, around: Around<'_>) -> Result<Taken, UsageError> {
+        let Now { at, first_day, plan } = self.now.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let day = day(&item.scope).unwrap_or(first_day);
+        let ends = day.succ_opt().unwrap_or(day).and_time(NaiveTime::MIN).and_utc();
+        let key = ScopeKey { source: self.source.clone(), scope: item.scope.clone() };
+        let last = around.spool.get(&key);
+        if let Some(last) = &last
+            && let Some(asked) = last.seen().usage()
+            && !self.is_due(asked, ends, at, &plan)
+        {
+            return Ok(Taken { generation: Arc::clone(last), changed: false, read_bytes: 0 });
+        }
+        let piece = Piece { day, until: at.min(ends) };
+        let today = at.date_naive();
+        // A point of a day that nobody asks for is today's: a server may not heed the time it is asked for.
+        let is_ours = |micros: i64| match DateTime::from_timestamp_micros(micros).map(|time| time.date_naive()) {
+            Some(of) => of == day || (day == today && !(first_day..=today).contains(&of)),
+            None => false,
+        };
+        let kind = RowKind::Points { table: self.config.table.clone() };
+        let intake = Intake::begin(around.spool, key, item.shown.clone(), points::schema(), kind);
+        let asking = self.answers(&plan, piece, &around, &intake, is_ours, last.as_ref()).await;
+        let Told { counted, digest, open, read_bytes } = match asking {
+            Ok(answers) => answers,
+            Err(error) => {
+                // Why there are no answers says more than what became of the file.
+                let _ = intake.discard().await;
+                return Err(error);
+            }
+        };
+        around.telemetry.read(&self.source, read_bytes);
+        let seen = Seen::of_usage(AskedUsage { at, plan: plan.digest.clone(), open }, digest, read_bytes);
+        if let Some(last) = last.filter(|last| last.seen().digest == seen.digest) {
+            intake.discard().await?;
+            let noting = Arc::clone(&last);
+            let noted = tokio::task::spawn_blocking(move || noting.seen_again(seen)).await;
+            noted.map_err(|error| SpoolError::Gone(error.to_string()))??;
+            return Ok(Taken { generation: last, changed: false, read_bytes });
+        }
+        let facts = ReportFacts {
+            seen,
+            conversion: env!("CARGO_PKG_VERSION").to_owned(),
+            profile: ProfileName::Strict,
+            focus_version: None,
+            rules: counted,
+        };
+        Ok(Taken { generation: intake.commit(facts).await?, changed: true, read_bytes })
+    }
+
+    /// Whether a day is to be asked for again.
+    fn is_due(&self, asked: &AskedUsage, ends: DateTime<Utc>, now: DateTime<Utc>, plan: &Plan) -> bool {
+        let settles = ends + TimeDelta::from_std(self.config.settle_after.0).unwrap_or(TimeDelta::MAX);
+        let is_settling = now < settles;
+        asked.at < ends
+            || (asked.at < settles && !is_settling)
+            || (is_settling && (asked.open > 0 || asked.plan != plan.digest))
+    }
+
+    /// Brings the answers, and what is kept of the last snapshot, to the disk.
+    async fn answers(
+        &self,
+        plan: &Plan,
+        piece: Piece,
+        around: &Around<'_>,
+        intake: &Intake,
+        is_ours: impl Fn(i64) -> bool,
+        last: Option<&Arc<Generation>>,
+    ) -> Result<Told, UsageError> {
+        let mut points = Points::new();
+        let mut has_come: HashSet<(Arc<str>, Arc<str>)> = HashSet::new();
+        let (mut read_bytes, mut unanswered, mut open, mut failure) = (0, 0, 0, None);
+        // By their places: a closure over borrowed questions is not general enough for a task.
+        let places = futures::stream::iter(0..plan.questions.len());
+        let asked = places.map(|at| self.answer(&plan.questions[at], piece, around));
+        let mut answers = asked.buffered(self.config.concurrent_requests.get());
+        while let Some(answered) = answers.next().await {
+            let (answered, bytes) = match answered {
+                Ok(answered) => answered,
+                Err(error) if error.concerns_all() => return Err(Box::new(error).into()),
+                Err(error) => {
+                    tracing::warn!(source = %self.source, day = %piece.day, error = one_line(&error), "a question was not answered; the others go on");
+                    unanswered += 1;
+                    open += u64::from(error.may_pass());
+                    failure.get_or_insert(error);
+                    continue;
+                }
+            };
+            read_bytes += bytes;
+            for point in &answered.points {
+                points.take(point, &is_ours)?;
+                if point.average.is_some() {
+                    has_come.insert((Arc::clone(&point.resource), Arc::clone(&point.metric)));
+                }
+                intake.add_all(points.ready()).await;
+            }
+        }
+        if let Some(error) = failure.filter(|_| unanswered == plan.questions.len() as u64) {
+            return Err(Box::new(error).into());
+        }
+        for batch in last.map(|last| last.records()).transpose()?.into_iter().flatten() {
+            let batch = batch?;
+            for row in points::rows(&batch) {
+                // Few series are without an answer.
+                if !has_come.contains(&(Arc::from(row.resource), Arc::from(row.metric))) {
+                    points.keep(row)?;
+                }
+            }
+            intake.add_all(points.ready()).await;
+        }
+        points.flush()?;
+        intake.add_all(points.ready()).await;
+        let (mut counted, digest) = points.end();
+        if unanswered > 0 {
+            counted.insert(UNANSWERED.to_owned(), unanswered);
+        }
+        Ok(Told { counted, digest, open, read_bytes })
+    }
+
+    async fn answer(
+        &self,
+        question: &Question,
+        piece: Piece,
+        around: &Around<'_>,
+    ) -> Result<(Answered, u64), AskError> {
+        let ask = question.ask(&self.config, piece);
+        let told = |result| around.telemetry.asked(&self.source, result);
+        let body = self.asker.answer(&ask, around.retry_for, told).await?;
+        let url = || costream_common::http::client::public_url(&ask.url);
+        let answered =
+            answer::read(&body, &question.resources).map_err(|source| AskError::Malformed { url: url(), source })?;
+        if let Some((metric, code)) = answered.failed.first().filter(|_| answered.points.is_empty()) {
+            return Err(AskError::Metric { url: url(), metric: metric.to_string(), code: code.clone() });
+        }
+        Ok((answered, body.len() as u64))
+    }
+}
+
+/// The day that a scope is; nothing for other scopes.
+fn day(scope: &ScopeName) -> Option<NaiveDate> {
+    scope.as_str().parse().ok()
+}
+
+/// What is asked of whom now.
+fn plan(config: &AzureMonitor, spool: &Spool) -> Result<Plan, UsageError> {
+    let generations = spool.current();
+    let mut asked = Vec::new();
+    let mut waits_for = None;
+    for question in &config.ask {
+        let resources = match &question.of {
+            Resources::Named(named) => named.iter().map(Known::from).collect(),
+            Resources::FromCosts(from) => {
+                if !generations.iter().any(|generation| resources::is_meant(generation, from)) {
+                    waits_for = Some(from.source.clone());
+                    continue;
+                }
+                resources::of_costs(&generations, from)?
+            }
+        };
+        asked.push((question.metrics.as_slice(), resources));
+    }
+    match waits_for {
+        Some(of) if asked.is_empty() => Err(UsageError::NoCosts { of }),
+        _ => Ok(Plan::of(config, asked)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

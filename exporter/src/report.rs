@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::convert::{Converter, header};
 pub use crate::convert::{Reject, Rejected};
 use crate::decode::chunk::{Chunk, Message};
-use crate::decode::{self, BILLED_COST, Columns, MAX_COLUMN_NAME_BYTES, Opened, Reading};
+use crate::decode::{self, BILLED_COST, Columns, Opened, Reading};
 pub use crate::decode::{CsvReader, DecodeError, Limits, Scratch};
 use crate::profile::{self, ProfileName, RuleCounts};
 
@@ -121,10 +121,6 @@ impl Report {
         let mut rules = RuleCounts::default();
         applied.iter().for_each(|rule| rules.count(*rule));
 
-        if let Some(name) = names.iter().find(|name| name.len() > MAX_COLUMN_NAME_BYTES) {
-            let (size, max) = (name.len() as u64, MAX_COLUMN_NAME_BYTES as u64);
-            return Err(DecodeError::HeaderTooLarge { file, unit: "bytes in one name", size, max });
-        }
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let columns = header::columns(&names, leniency, &mut rules);
         if !columns.iter().any(|column| column.name == BILLED_COST) {

@@ -1,4 +1,4 @@
-"""Writes reports into a folder: `formats.py same|types FOLDER`."""
+"""Writes reports into a folder: `formats.py same|types|dictionary FOLDER`."""
 
 import csv
 import json
@@ -170,4 +170,10 @@ def types():
     )
 
 
-{"same": same, "types": types}[WHAT]()
+def dictionary():
+    """One long text in every row."""
+    rows = {"BilledCost": pa.array([1] * 400), "x_text": pa.array(["x" * 900_000] * 400)}
+    pq.write_table(pa.table(rows), FOLDER / "dictionary.parquet")
+
+
+{"same": same, "types": types, "dictionary": dictionary}[WHAT]()

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         .claim_with("a_report_is_the_same_in_every_format", arrow(), |python| same_in_every_format(&python))
         .claim_with("every_type_of_parquet_is_read_by_the_rules_of_its_column", arrow(), |python| every_type(&python))
         .claim_with("parquet_that_is_damaged_is_an_error_and_no_panic", arrow(), |python| damaged(&python))
+        .claim_with("a_text_in_a_dictionary_is_not_held_for_every_row", arrow(), |python| dictionary(&python))
         .run()
 }
 
@@ -173,5 +174,31 @@ fn damaged(python: &Path) -> anyhow::Result<()> {
         let said = said(&bytes)?;
         ensure!(said.ends_with(" rows") || said.contains("damaged.parquet"), "byte {at}: {said}");
     }
+    Ok(())
+}
+
+/// 400 rows of one text of 900 kB, which is in the file once.
+fn dictionary(python: &Path) -> anyhow::Result<()> {
+    let folder = written(python, "dictionary")?;
+    let path = folder.path().join("dictionary.parquet");
+    let file_bytes = std::fs::metadata(&path)?.len();
+    ensure!(file_bytes < 2 << 20, "the file has {file_bytes} bytes");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let n_rows = runtime.block_on(async {
+        let mut report = Report::open(tokio::fs::File::open(&path).await?, DecodeOptions::new("dictionary")).await?;
+        let mut n_rows = 0;
+        while let Some(decoded) = report.next().await? {
+            match decoded {
+                Decoded::Batch(batch) => n_rows += batch.num_rows(),
+                Decoded::Rejected(row) => anyhow::bail!("{row:?}"),
+            }
+        }
+        Ok(n_rows)
+    })?;
+    ensure!(n_rows == 400, "{n_rows} rows");
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("a peak")?;
+    let kib: u64 = peak.trim().trim_end_matches(" kB").parse()?;
+    ensure!(kib < 200 << 10, "{kib} KiB at the most, for 360 MB of text");
     Ok(())
 }

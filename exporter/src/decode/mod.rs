@@ -55,7 +55,7 @@ impl Default for Limits {
 }
 
 /// The longest column name, in bytes: it stands in every sample of the exposition.
-pub(crate) const MAX_COLUMN_NAME_BYTES: usize = 256;
+const MAX_COLUMN_NAME_BYTES: usize = 256;
 
 /// Why a report cannot be read, or not to its end. Each names the file; rows count from 1,
 /// without the header.
@@ -273,14 +273,22 @@ pub(crate) async fn open(
     reading: Reading,
 ) -> Result<Opened, DecodeError> {
     let body = body(bytes, &reading.file).await?;
-    match body.content {
-        Content::Csv => open_csv(body, reading).await,
+    let file = reading.file.clone();
+    let opened = match body.content {
+        Content::Csv => open_csv(body, reading).await?,
         Content::Json => {
             let rules = body.rules();
-            open_kept(body, reading, rules, json::Rows::open).await
+            open_kept(body, reading, rules, json::Rows::open).await?
         }
-        Content::Parquet => open_kept(body, reading, Vec::new(), parquet::Rows::open).await,
-        Content::Other(what) => Err(DecodeError::NotAReport { file: reading.file, what }),
+        Content::Parquet => open_kept(body, reading, Vec::new(), parquet::Rows::open).await?,
+        Content::Other(what) => return Err(DecodeError::NotAReport { file, what }),
+    };
+    match opened.names.iter().find(|name| name.len() > MAX_COLUMN_NAME_BYTES) {
+        Some(name) => {
+            let (size, max) = (name.len() as u64, MAX_COLUMN_NAME_BYTES as u64);
+            Err(DecodeError::HeaderTooLarge { file, unit: "bytes in one name", size, max })
+        }
+        None => Ok(opened),
     }
 }
 

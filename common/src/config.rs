@@ -69,11 +69,14 @@ impl fmt::Display for Line {
 /// # Errors
 /// The file cannot be read, is not YAML, or does not fit `T`: the line and the key are named.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    parse(&text(path)?, path)
+}
+
+/// A configuration file's text.
+pub(crate) fn text(path: &Path) -> Result<String, ConfigError> {
     let failed = |source| ConfigError::Read { path: path.to_owned(), source };
     let bytes = read_at_most(path, MAX_CONFIG_BYTES).map_err(failed)?;
-    let text = String::from_utf8(bytes)
-        .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error.utf8_error())))?;
-    parse(&text, path)
+    String::from_utf8(bytes).map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error.utf8_error())))
 }
 
 /// Reads a file of at most `max_bytes`, however long it says it is: a device says nothing.
@@ -132,9 +135,11 @@ impl std::str::FromStr for Span {
         while !rest.is_empty() {
             let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
             let (number, tail) = rest.split_at(end);
-            let end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+            let end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
             let (unit, tail) = tail.split_at(end);
             let seconds = match unit {
+                "ns" => 1e-9,
+                "us" | "µs" | "μs" => 1e-6,
                 "ms" => 0.001,
                 "s" => 1.0,
                 "m" => 60.0,
@@ -204,8 +209,15 @@ mod tests {
 
     #[test]
     fn durations_are_read_as_prometheus_writes_them() {
-        for (text, seconds) in [("15s", 15.0), ("250ms", 0.25), ("1h30m", 5400.0), ("1.5h", 5400.0), ("2d", 172_800.0)]
-        {
+        for (text, seconds) in [
+            ("15s", 15.0),
+            ("250ms", 0.25),
+            ("1h30m", 5400.0),
+            ("1.5h", 5400.0),
+            ("2d", 172_800.0),
+            ("12h30m0s", 45_000.0),
+            ("1h.5m", 3630.0),
+        ] {
             assert_eq!(text.parse(), Ok(Span(Duration::from_secs_f64(seconds))), "{text}");
         }
         for text in ["", "15", "h", "1x", "-1s", "1e9s", "99999999999999999999y"] {

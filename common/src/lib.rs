@@ -9,6 +9,7 @@ pub mod fault;
 pub mod field;
 pub mod focus;
 pub mod http;
+pub mod inherited;
 pub mod money;
 pub mod program;
 pub mod record;

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::door::{Door, Exposure, ServeError};
 use crate::telemetry::{self, LogFlags};
-use crate::{program, reload, report};
+use crate::{inherited, program, reload, report};
 
 /// The configuration cannot be used; other failures are status 1.
 const WRONG_CONFIGURATION: u8 = 2;
@@ -24,6 +24,9 @@ pub struct RoleFlags {
     /// The configuration file; the role's own section of it is read.
     #[arg(long = "config.file", global = true, value_name = "FILE")]
     pub config_file: Option<PathBuf>,
+    /// Directory of the resources that an inherited configuration refers to, in place of the cluster.
+    #[arg(long = "config.resources-dir", global = true, value_name = "DIR")]
+    pub resources_dir: Option<PathBuf>,
     /// Address to listen on; port 0 takes a free one and prints it.
     #[arg(long = "web.listen-address", value_name = "ADDRESS")]
     pub listen_address: Option<String>,
@@ -47,6 +50,12 @@ enum RoleCommand {
 }
 
 impl RoleFlags {
+    /// The configuration file; without a flag the one that the operators of inherited ones mount, where there is one.
+    pub fn config_file_or_mounted(&self) -> Option<PathBuf> {
+        let mounted = || Some(PathBuf::from(inherited::MOUNTED)).filter(|path| path.is_file());
+        self.config_file.clone().or_else(mounted)
+    }
+
     /// To whom the role may be open.
     pub fn exposure(&self) -> Exposure {
         if self.allow_unauthenticated { Exposure::Unauthenticated } else { Exposure::LoopbackOnly }
@@ -82,7 +91,9 @@ where
         };
         let door = Door::until(shutdown.clone());
         let live = |configured, ending| run(configured, door.clone(), ending);
-        match reload::run(flags.config_file.as_deref(), configured, hangups, &shutdown, &configure, live).await {
+        match reload::run(flags.config_file_or_mounted().as_deref(), configured, hangups, &shutdown, &configure, live)
+            .await
+        {
             Ok(()) => {
                 tracing::info!("stopped");
                 ExitCode::SUCCESS

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray as _, RecordBatch, new_null_array};
 use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
+use costream_common::record::X_ROW;
 
 use crate::decode::{DecodeError, Limits};
 use crate::profile::ProfileName;
@@ -215,7 +216,8 @@ fn widened(
 ) -> Result<Option<SchemaRef>, DecodeError> {
     let more = own.fields().iter().filter(|field| schema.index_of(field.name()).is_err());
     let more: Vec<Arc<Field>> = more.map(|field| Arc::new(field.as_ref().clone().with_nullable(true))).collect();
-    let Some((ordinal, columns)) = schema.fields().split_last().filter(|_| !more.is_empty()) else { return Ok(None) };
+    let Some(ordinal) = schema.index_of(X_ROW).ok().filter(|_| !more.is_empty()) else { return Ok(None) };
+    let (columns, rest) = schema.fields().split_at(ordinal);
     let size = columns.len() + more.len();
     let Limits { max_columns, .. } = options.limits;
     if size > max_columns {
@@ -227,7 +229,7 @@ fn widened(
             max,
         });
     }
-    let fields: Vec<_> = columns.iter().cloned().chain(more).chain([Arc::clone(ordinal)]).collect();
+    let fields: Vec<_> = columns.iter().cloned().chain(more).chain(rest.iter().cloned()).collect();
     Ok(Some(Arc::new(Schema::new(fields))))
 }
 
@@ -252,7 +254,8 @@ fn fitted(
             schema.fields().iter().zip(places).map(column).collect()
         }
     };
-    if let Some(ordinals) = columns.last_mut() {
+    if let Ok(at) = schema.index_of(X_ROW) {
+        let ordinals = &mut columns[at];
         let own = ordinals.as_primitive::<Int64Type>();
         *ordinals = Arc::new(own.unary::<_, Int64Type>(|row| row + rows_before));
     }

@@ -14,6 +14,7 @@
 //!   metrics:
 //!     dimensions: [ProviderName, ServiceName, Tags.team]
 //!     max_series: 10000
+//!     rows: false                 # whether every row is a sample too, as inherited configurations have it
 //!   sources:
 //!     - path: /reports/*.csv.gz
 //!       profile: aws
@@ -42,6 +43,7 @@ use std::time::Duration;
 use costream_common::cloud::{BucketUrlError, Cloud};
 use costream_common::config::Span;
 use costream_common::http::client::{Access, BasicAuth, HeaderSource, Tls, public_url};
+use costream_common::inherited::{Call, Resources};
 use costream_common::record::{SourceName, USAGE_TABLE};
 use costream_common::secret::SecretSource;
 use serde::de::Error as _;
@@ -121,11 +123,13 @@ pub struct MetricsConfig {
     /// Most series of a cost metric, over all sources.
     #[serde(deserialize_with = "budget")]
     pub max_series: usize,
+    /// Whether it has the reports' rows, a sample each, as the exporters have them that are replaced.
+    pub rows: bool,
 }
 
 impl Default for MetricsConfig {
     fn default() -> Self {
-        Self { dimensions: Dimensions::default(), max_series: 10_000 }
+        Self { dimensions: Dimensions::default(), max_series: 10_000, rows: false }
     }
 }
 
@@ -221,6 +225,13 @@ pub enum Location {
     },
     /// Usage, asked of Azure Monitor.
     AzureMonitor(Box<AzureMonitor>),
+    /// One report behind a request of an inherited configuration.
+    Call {
+        /// What is asked.
+        call: Box<Call>,
+        /// Where what it refers to is.
+        resources: Resources,
+    },
 }
 
 /// A source that cannot be one.
@@ -371,6 +382,7 @@ impl fmt::Debug for Location {
             Self::Bucket { url, layout, .. } => f.debug_tuple("Bucket").field(&url.as_str()).field(layout).finish(),
             Self::Url { url, .. } => f.debug_tuple("Url").field(&public_url(url)).finish(),
             Self::AzureMonitor(azure) => f.debug_tuple("AzureMonitor").field(&public_url(&azure.base_url)).finish(),
+            Self::Call { call, .. } => f.debug_tuple("Call").field(&call.shown()).finish(),
         }
     }
 }
@@ -383,6 +395,7 @@ impl Location {
             Self::Bucket { url, .. } => SourceName::new(url.as_str())?,
             Self::Url { url, .. } => SourceName::new(&public_url(url))?,
             Self::AzureMonitor(_) => return Err(InvalidSource::NoName),
+            Self::Call { call, .. } => SourceName::new(&call.shown())?,
         })
     }
 }

@@ -1,8 +1,8 @@
 //! The exporter: sources of cost reports in, snapshots of exact records out, over HTTP.
 //!
 //! A report meets the modules in this order, and a module uses only those before it: profile, budget, decode, dimensions,
-//! config, source, convert, report, assemble, points, rollup, snapshot, sums, telemetry, usage, poll, expose. Usage is asked
-//! for in `usage`, piece by piece, where a report is fetched by `source`.
+//! config, inherited, source, convert, report, assemble, points, rollup, rows, snapshot, sums, telemetry, usage, poll, expose.
+//! Usage is asked for in `usage`, piece by piece, where a report is fetched by `source`.
 //!
 //! Peak memory: per poll under way a few batches on each side of the disk, per reader one batch;
 //! and the series of one budget, four times over while they are made. Nothing grows with a report.
@@ -14,11 +14,13 @@ pub mod convert;
 pub mod decode;
 mod dimensions;
 mod expose;
+pub mod inherited;
 mod points;
 mod poll;
 pub mod profile;
 pub mod report;
 mod rollup;
+mod rows;
 mod snapshot;
 mod source;
 mod sums;
@@ -119,7 +121,7 @@ impl Exporter {
             ..
         } = config;
         let opening = tokio::task::spawn_blocking(move || {
-            Spool::open(&spool_dir, spool_max_bytes, metrics.dimensions, metrics.max_series, &names)
+            Spool::open(&spool_dir, spool_max_bytes, metrics.dimensions, metrics.max_series, metrics.rows, &names)
         });
         let spool = opening.await.map_err(|error| SpoolError::Gone(error.to_string()))??;
         let places = Places::new(concurrent_polls.get(), concurrent_polls_per_host.get());

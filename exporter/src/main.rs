@@ -4,13 +4,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use costream_common::config;
 use costream_common::http::door::{Door, Exposure};
 use costream_common::http::serve;
 use costream_common::http::web::WebConfig;
 use costream_common::role::{self, Failure, RoleFlags};
 use costream_exporter::Exporter;
 use costream_exporter::config::ExporterConfig;
+use costream_exporter::inherited::Loaded;
 use tokio_util::sync::CancellationToken;
 
 /// Polls cost reports and serves them: /metrics for Prometheus, /records for the scraper.
@@ -36,16 +36,16 @@ struct Configured {
 
 impl Configured {
     fn of(flags: &RoleFlags) -> Result<Self, Failure> {
-        let path = flags.config_file.as_ref().ok_or("--config.file is missing: it names the sources")?;
-        let config: config::File<ExporterConfig> = config::load(path)?;
-        let mut exporter = config.exporter;
+        let path = flags.config_file_or_mounted().ok_or("--config.file is missing: it names the sources")?;
+        let Loaded { mut exporter, is_inherited } = Loaded::read(&path, flags.resources_dir.as_deref())?;
         if let Some(address) = &flags.listen_address {
             exporter.listen_address.clone_from(address);
         }
         let web = flags.web_config_file.as_ref().or(exporter.web_config_file.as_ref());
         let web = web.map(|path| WebConfig::load(path).map(Arc::new)).transpose()?;
         Exporter::check(&exporter)?;
-        Ok(Self { exporter, web, exposure: flags.exposure() })
+        let exposure = if is_inherited { Exposure::Unauthenticated } else { flags.exposure() };
+        Ok(Self { exporter, web, exposure })
     }
 }
 

@@ -2,14 +2,15 @@
 //! decoder's task runs ahead of the writer's blocking thread by [`N_READY_PIECES`]; a slow disk so slows the source.
 //! A poll that fails, or is dropped, leaves the last snapshot and no file; one whose report turns out
 //! to be the bytes seen last leaves the last snapshot too. Failures that may pass are tried again, from the
-//! start, for as long as `retry_for` says and at the server's own pace.
+//! start, for as long as `retry_for` says and at the server's own pace. A source that could not be had even so is asked
+//! again after [`FIRST_PAUSE`], and then less and less often, where its interval is longer than that.
 //!
 //! Who asks waits for a place, first come, first served: so many polls at once, of them so many of one host. The wait
 //! before a second try takes no place. A source has at most as many reports waiting as there are places, so that one
 //! with many does not keep the others from theirs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,10 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// How soon a source of usage is polled again that waits for another source's report.
 const WAITS_FOR_COSTS: Duration = Duration::from_secs(5);
+/// From a poll to which the source gave nothing to the next one, and the longest that grows to. A source's interval may
+/// be half a day, and what was missing be there in a minute.
+const FIRST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(900);
 
 /// How the poll of one report, or the look for a source's reports, ended.
 #[derive(Debug)]
@@ -157,6 +162,8 @@ pub(crate) struct Polling {
     busy: tokio::sync::Mutex<()>,
     status: Mutex<Status>,
     last: Mutex<Option<Instant>>,
+    /// Polls in a row to which the source gave nothing.
+    failures: AtomicU32,
 }
 
 /// What every poll shares.
@@ -261,6 +268,7 @@ impl Polling {
             busy: tokio::sync::Mutex::default(),
             status: Mutex::default(),
             last: Mutex::default(),
+            failures: AtomicU32::default(),
         })
     }
 
@@ -275,8 +283,13 @@ impl Polling {
 
     /// How long until the next poll is due.
     fn wait(&self) -> Duration {
-        let due = locked(&self.last).map(|last| last + jittered(self.source.interval));
+        let due = locked(&self.last).map(|last| last + jittered(self.pause()));
         due.map_or(Duration::ZERO, |due| due.saturating_duration_since(Instant::now()))
+    }
+
+    /// From the last poll to the next, give or take a tenth.
+    fn pause(&self) -> Duration {
+        paced(self.source.interval, self.failures.load(Ordering::Relaxed))
     }
 
     /// Polls every report of the source once. Holds the outcomes: one snapshot's totals per scope.
@@ -317,6 +330,9 @@ impl Polling {
 
     fn settle(&self, outcomes: &[PollOutcome], gone: usize, began: Instant) {
         let failure = outcomes.iter().find_map(|outcome| outcome.result.as_ref().err());
+        let is_missing = |outcome: &PollOutcome| matches!(outcome.result, Err(PollError::Source(_)));
+        let failures = if outcomes.iter().any(is_missing) { self.failures.load(Ordering::Relaxed) + 1 } else { 0 };
+        self.failures.store(failures, Ordering::Relaxed);
         let now = Utc::now();
         let mut status = locked(&self.status);
         status.up = Some(failure.is_none());
@@ -392,8 +408,9 @@ impl Polling {
             *item = self.source.again(item.clone()).await?;
         }
         let key = ScopeKey { source: self.source.name.clone(), scope: item.scope.clone() };
+        let rows = if polls.spool.has_rows() { " with rows" } else { "" };
         let conversion = match &self.source.rows {
-            Rows::Charges => format!("{} {}", env!("CARGO_PKG_VERSION"), self.source.profile),
+            Rows::Charges => format!("{} {}{rows}", env!("CARGO_PKG_VERSION"), self.source.profile),
             Rows::Points(points) => format!("{} {points:?}", env!("CARGO_PKG_VERSION")),
         };
         // Other rules would make other records of the same bytes.
@@ -436,6 +453,7 @@ impl Polling {
             limits: polls.limits,
             csv_reader: polls.csv_reader,
             scratch: polls.spool.scratch(),
+            keep_labels: polls.spool.has_rows(),
         };
         let mut assembly = Assembly::open(parts, options, columns).await?;
         let (pieces, received) = mpsc::channel(N_READY_PIECES);
@@ -501,7 +519,7 @@ impl Polling {
             outcomes.iter().for_each(log);
             // A server that asked for more time than one poll has gets it from the schedule.
             let asked = outcomes.iter().filter_map(|outcome| outcome.result.as_ref().err()?.retry_after()).max();
-            if let Some(later) = asked.and_then(|asked| asked.checked_sub(self.source.interval)) {
+            if let Some(later) = asked.and_then(|asked| asked.checked_sub(self.pause().mul_f64(0.9))) {
                 *locked(&self.last) = Instant::now().checked_add(later);
             }
             if outcomes.iter().any(|outcome| outcome.result.as_ref().is_err_and(PollError::waits_for_costs)) {
@@ -547,6 +565,14 @@ async fn keep_points(
     let (rules, _) = points.end();
     let facts = ReportFacts { seen, conversion, profile: ProfileName::Strict, focus_version: None, rules };
     Ok((intake.commit(facts).await?, true, read_bytes))
+}
+
+/// How long after a poll the next one comes.
+fn paced(interval: Duration, failures: u32) -> Duration {
+    match failures.checked_sub(1) {
+        None => interval,
+        Some(doublings) => interval.min(FIRST_PAUSE.saturating_mul(1 << doublings.min(10)).min(LONGEST_PAUSE)),
+    }
 }
 
 fn polled(generation: &Generation, changed: bool, read_bytes: u64, began: Instant) -> Polled {
@@ -716,6 +742,14 @@ mod tests {
             self.read.fetch_add(n as u64, Ordering::SeqCst);
             Poll::Ready(Ok(()))
         }
+    }
+
+    #[test]
+    fn a_source_that_gives_nothing_is_asked_again_sooner_and_then_less_and_less_often() {
+        let hours = Duration::from_secs(12 * 3600);
+        let pauses = [0, 1, 2, 3, 4, 5, 6, u32::MAX].map(|failures| paced(hours, failures).as_secs());
+        assert_eq!(pauses, [43_200, 60, 120, 240, 480, 900, 900, 900]);
+        assert_eq!(paced(Duration::from_secs(5), 9), Duration::from_secs(5), "and never less often than it says");
     }
 
     // On one thread, a task that still had room to read would be run by the yields.

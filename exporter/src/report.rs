@@ -38,6 +38,9 @@ pub struct DecodeOptions {
     pub csv_reader: CsvReader,
     /// Where it is kept while it is read, when it is not.
     pub scratch: Scratch,
+    /// Whether every batch has, behind all other columns, one of the rows' labels as the inherited `/metrics` has them,
+    /// in the report's own texts.
+    pub keep_labels: bool,
 }
 
 impl DecodeOptions {
@@ -49,6 +52,7 @@ impl DecodeOptions {
             limits: Limits::default(),
             csv_reader: CsvReader::default(),
             scratch: Scratch::default(),
+            keep_labels: false,
         }
     }
 }
@@ -113,7 +117,7 @@ impl Report {
         bytes: impl AsyncRead + Send + Unpin + 'static,
         options: DecodeOptions,
     ) -> Result<Self, DecodeError> {
-        let DecodeOptions { profile, file, limits, csv_reader, scratch } = options;
+        let DecodeOptions { profile, file, limits, csv_reader, scratch, keep_labels } = options;
         let leniency = profile.leniency();
         let reading =
             Reading { file: file.clone(), leniency, limits, csv_reader, scratch, columns: Columns::AsTheyCome };
@@ -147,11 +151,15 @@ impl Report {
             named => named,
         };
         rules.show();
+        let mut converter = Converter::new(columns, leniency, &limits);
+        if keep_labels {
+            converter.keep_labels();
+        }
         Ok(Self {
             file,
             profile: resolved,
             version,
-            converter: Converter::new(columns, leniency, &limits),
+            converter,
             rules,
             chunks,
             open,

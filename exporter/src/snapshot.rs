@@ -1,7 +1,7 @@
 //! Batches and rejects in, snapshots on disk out: the spool. A generation is four files of one
 //! stem (a scope's digest and a snapshot's number): `.records.arrow` and `.rejects.arrow`, Arrow IPC
 //! streams with LZ4; `.rollup.json`, what `/metrics` sums, which can be made again from the
-//! records; and `.json`, the [`Manifest`], renamed into place last, when the others are safely on the disk. So a
+//! records; where `/metrics` has the rows, `.rows.arrow` and `.twins` ([`crate::rows`]); and `.json`, the [`Manifest`], renamed into place last, when the others are safely on the disk. So a
 //! killed poll leaves files without a manifest, and the next start removes them.
 //!
 //! A new generation takes its predecessor's place whole; the old one's files are removed when
@@ -40,6 +40,7 @@ use crate::convert::Rejected;
 use crate::decode::Scratch;
 use crate::dimensions::Dimensions;
 use crate::profile::ProfileName;
+use crate::rows;
 use crate::source::Seen;
 pub(crate) use intake::Intake;
 pub(crate) use quarantine::schema as rejects_schema;
@@ -55,7 +56,12 @@ const RECORDS: &str = "records.arrow";
 const REJECTS: &str = "rejects.arrow";
 const ROLLUP: &str = "rollup.json";
 const NEW_ROLLUP: &str = "rollup.json.tmp";
-const SUFFIXES: [&str; 6] = [MANIFEST, NEW_MANIFEST, RECORDS, REJECTS, ROLLUP, NEW_ROLLUP];
+const ROWS: &str = "rows.arrow";
+const TWINS: &str = "twins";
+/// Those that lose their names as soon as they are made.
+const SORTED: [&str; 2] = ["rows.sorted", "twins.sorted"];
+const SUFFIXES: [&str; 10] =
+    [MANIFEST, NEW_MANIFEST, RECORDS, REJECTS, ROLLUP, NEW_ROLLUP, ROWS, TWINS, SORTED[0], SORTED[1]];
 
 /// Why the spool could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +115,13 @@ pub enum SpoolError {
     Gone(String),
 }
 
+impl SpoolError {
+    /// What the rows show cannot be read.
+    pub(crate) fn twins(source: io::Error) -> Self {
+        Self::Read { path: PathBuf::from(TWINS), source: source.into() }
+    }
+}
+
 /// The spool's directory, and the generations that are current. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Spool {
@@ -121,6 +134,7 @@ struct Shared {
     budget: Arc<Budget>,
     dimensions: Dimensions,
     max_series: usize,
+    has_rows: bool,
     current: RwLock<BTreeMap<ScopeKey, Arc<Generation>>>,
     /// Held for as long as anybody uses the spool.
     _lock: File,
@@ -140,6 +154,16 @@ pub(crate) struct Manifest {
     pub(crate) rejects: BTreeMap<String, u64>,
     records_bytes: u64,
     rejects_bytes: u64,
+    /// Of the rows of `/metrics` and their twins, where they are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rows_bytes: Option<(u64, u64)>,
+}
+
+impl Manifest {
+    /// Bytes that count towards the budget.
+    fn bytes(&self) -> u64 {
+        self.records_bytes + self.rejects_bytes + self.rows_bytes.map_or(0, |(rows, _)| rows)
+    }
 }
 
 /// What a poll found out about a report, beside its rows.
@@ -168,6 +192,7 @@ impl Spool {
         max_bytes: Option<u64>,
         dimensions: Dimensions,
         max_series: usize,
+        has_rows: bool,
         sources: &BTreeSet<SourceName>,
     ) -> Result<Self, SpoolError> {
         let failed = |source| SpoolError::Open { path: dir.to_owned(), source };
@@ -183,6 +208,7 @@ impl Spool {
             budget: Arc::new(Budget::new(max_bytes)),
             dimensions,
             max_series,
+            has_rows,
             current: RwLock::default(),
             _lock: lock,
             _frees: free.clone().drop_guard(),
@@ -266,6 +292,11 @@ impl Spool {
         self.shared.max_series
     }
 
+    /// Whether `/metrics` has the rows.
+    pub(crate) fn has_rows(&self) -> bool {
+        self.shared.has_rows
+    }
+
     /// Makes a generation the current one of its scope, unless a later one is.
     fn swap_in(&self, generation: Arc<Generation>) {
         let mut current = self.shared.current.write().unwrap_or_else(PoisonError::into_inner);
@@ -304,11 +335,19 @@ impl Spool {
         let stem = stem(&key, snapshot);
         let shared = &self.shared;
         let mut begun = Begun { spool: self.clone(), stem, files: Vec::new(), done: false };
-        let records = begun.create(RECORDS, schema)?;
+        let records = begun.create(RECORDS, &rows::without_labels(schema))?;
         let rejects = begun.create(REJECTS, &quarantine::schema())?;
         let rejects = Quarantine::new(key.source.to_string(), file, rejects);
         let shown = Showing::of(&kind, shared);
-        Ok(Writer { key, kind, snapshot, records, rejects, totals: Totals::default(), shown, begun })
+        let rows = if shared.has_rows && kind.is_charges() {
+            let [first, second] = SORTED.map(|suffix| self.path(&begun.stem, suffix));
+            let twins = rows::Twins::new(&first, &second);
+            let twins = twins.map_err(|source| begun.failed(SORTED[0], source.into()))?;
+            Some((begun.create(ROWS, &rows::schema())?, twins))
+        } else {
+            None
+        };
+        Ok(Writer { key, kind, snapshot, records, rejects, rows, totals: Totals::default(), shown, begun })
     }
 
     fn path(&self, stem: &str, suffix: &str) -> PathBuf {
@@ -397,14 +436,16 @@ impl Generation {
         if manifest.format != FORMAT || self::stem(&manifest.snapshot.key, manifest.snapshot.snapshot) != stem {
             return Err(damaged(&path, "it was written by another version".to_owned()));
         }
-        for (suffix, bytes) in [(RECORDS, manifest.records_bytes), (REJECTS, manifest.rejects_bytes)] {
+        let rows = manifest.rows_bytes.map(|(rows, twins)| [(ROWS, rows), (TWINS, twins)]);
+        let others = [(RECORDS, manifest.records_bytes), (REJECTS, manifest.rejects_bytes)];
+        for (suffix, bytes) in others.into_iter().chain(rows.into_iter().flatten()) {
             let path = spool.path(stem, suffix);
             let found = fs::metadata(&path).map_or(0, |metadata| metadata.len());
             if found != bytes {
                 return Err(damaged(&path, format!("it has {found} bytes of {bytes}")));
             }
         }
-        spool.shared.budget.found(manifest.records_bytes + manifest.rejects_bytes);
+        spool.shared.budget.found(manifest.bytes());
         let generation = Self::new(spool, stem.to_owned(), manifest);
         generation.records()?;
         generation.rejects()?;
@@ -441,6 +482,16 @@ impl Generation {
     /// The rows refused.
     pub(crate) fn rejects(&self) -> Result<Batches, SpoolError> {
         Batches::open(self.path(REJECTS), self.manifest.snapshot.rejected)
+    }
+
+    /// The rows as `/metrics` has them, and what each of them shows; nothing when they were not kept.
+    pub(crate) fn rows(&self) -> Result<Option<(Batches, rows::Shown)>, SpoolError> {
+        if self.manifest.rows_bytes.is_none() {
+            return Ok(None);
+        }
+        let path = self.path(TWINS);
+        let shown = rows::Shown::open(&path).map_err(|error| SpoolError::Read { path, source: error.into() })?;
+        Ok(Some((Batches::open(self.path(ROWS), self.manifest.snapshot.totals.rows())?, shown)))
     }
 
     /// What `/metrics` shows of it.
@@ -495,7 +546,7 @@ impl Drop for Generation {
         if self.superseded.load(Ordering::Acquire) {
             remove(&self.dir, &self.stem);
             if let Some(shared) = self.spool.upgrade() {
-                shared.budget.give_back(self.manifest.records_bytes + self.manifest.rejects_bytes);
+                shared.budget.give_back(self.manifest.bytes());
             }
         }
     }
@@ -574,6 +625,7 @@ pub(crate) struct Writer {
     snapshot: SnapshotId,
     records: StreamWriter<BufWriter<Metered>>,
     rejects: Quarantine<BufWriter<Metered>>,
+    rows: Option<(StreamWriter<BufWriter<Metered>>, rows::Twins)>,
     totals: Totals,
     shown: Showing,
     /// Last: it removes the files, after the others have let go of them.
@@ -583,9 +635,14 @@ pub(crate) struct Writer {
 impl Writer {
     /// Adds rows.
     pub(crate) fn batch(&mut self, batch: &RecordBatch) -> Result<(), SpoolError> {
-        self.totals.add_batch(batch)?;
-        self.shown.add_batch(self.key.source.as_str(), batch);
-        self.records.write(batch).map_err(|error| self.begun.failed(RECORDS, error))?;
+        let (batch, labels) = rows::parted(batch).map_err(|error| self.begun.failed(ROWS, error))?;
+        self.totals.add_batch(&batch)?;
+        self.shown.add_batch(self.key.source.as_str(), &batch);
+        if let Some((writer, twins)) = &mut self.rows {
+            let rows = twins.rows(&batch, labels).and_then(|rows| writer.write(&rows));
+            rows.map_err(|error| self.begun.failed(ROWS, error))?;
+        }
+        self.records.write(&batch).map_err(|error| self.begun.failed(RECORDS, error))?;
         fault::point(Point::Spool);
         Ok(())
     }
@@ -609,6 +666,14 @@ impl Writer {
         let Refused { writer, count, reasons } = self.rejects.end().map_err(|error| begun.failed(REJECTS, error))?;
         let records_bytes = begun.finish(RECORDS, self.records)?;
         let rejects_bytes = begun.finish(REJECTS, writer)?;
+        let rows_bytes = match self.rows {
+            Some((rows, twins)) => {
+                let rows_bytes = begun.finish(ROWS, rows)?;
+                let twins = rows::written(&begun.spool.path(&begun.stem, TWINS), |to| twins.finish(to));
+                Some((rows_bytes, twins.map_err(|source| begun.failed(TWINS, source.into()))?))
+            }
+            None => None,
+        };
         let shared = Arc::clone(&begun.spool.shared);
 
         let path = begun.spool.path(&begun.stem, ROLLUP);
@@ -625,7 +690,8 @@ impl Writer {
             totals: self.totals,
             kind: self.kind,
         };
-        let manifest = Manifest { format: FORMAT, snapshot, report, rejects: reasons, records_bytes, rejects_bytes };
+        let manifest =
+            Manifest { format: FORMAT, snapshot, report, rejects: reasons, records_bytes, rejects_bytes, rows_bytes };
         fault::point(Point::BeforeSwap);
         write_manifest(&shared.dir, &begun.stem, &manifest)?;
         begun.done = true;

@@ -251,7 +251,7 @@ mod tests {
     #[tokio::test]
     async fn one_making_answers_all_who_wait_for_it() {
         let dir = tempfile::tempdir().expect("a folder");
-        let spool = Spool::open(dir.path(), None, Dimensions::none(), 100, &std::collections::BTreeSet::new());
+        let spool = Spool::open(dir.path(), None, Dimensions::none(), 100, false, &std::collections::BTreeSet::new());
         let (spool, ready) = (spool.expect("a spool"), Ready::default());
         futures::future::join_all((0..50).map(|_| ready.refresh(&spool))).await;
         // The first one's had begun before the others asked; the second's is for all the others.

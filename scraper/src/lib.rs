@@ -3,10 +3,12 @@
 //! it tries again, and the exporter keeps what it has.
 //!
 //! Modules stand in the order in which a row meets them: [`target`] -> [`scrape`] -> [`sink`]; [`cycle`] is
-//! one scrape end to end, and its report.
+//! one scrape end to end, and its report. [`inherited`] is another, by the configuration of the scraper that is
+//! replaced, and to any handler of its kind.
 
 pub mod config;
 pub mod cycle;
+pub mod inherited;
 pub mod scrape;
 pub mod sink;
 pub mod target;
@@ -49,7 +51,7 @@ pub struct Scraper {
 
 struct Shared {
     pursuits: Vec<Arc<Pursuit>>,
-    telemetry: Telemetry,
+    telemetry: Arc<Telemetry>,
 }
 
 impl fmt::Debug for Scraper {
@@ -67,7 +69,7 @@ impl Scraper {
     pub fn new(config: ScraperConfig, sink: Sink) -> Result<Self, ScrapeError> {
         let pursue = |target| Pursuit::new(target, config.retry_for.0, sink.clone()).map(Arc::new);
         let pursuits = config.targets.iter().map(pursue).collect::<Result<_, _>>()?;
-        Ok(Self { shared: Arc::new(Shared { pursuits, telemetry: Telemetry::new() }) })
+        Ok(Self { shared: Arc::new(Shared { pursuits, telemetry: Arc::new(Telemetry::new()) }) })
     }
 
     /// One cycle of every target, all at the same time. What failed is the caller's to tell. Dropping it stores no
@@ -94,13 +96,16 @@ impl Scraper {
 
     /// The scraper's own `/metrics`, `/-/healthy` and `/-/ready`.
     pub fn router(&self) -> Router {
-        let shared = self.shared.clone();
-        Router::new()
-            .route("/", get(|| async { Html(PAGE) }))
-            .route("/metrics", get(move |headers| async move { metrics(&shared, &headers) }))
-            .route("/-/healthy", get(|| async { "the scraper is up\n" }))
-            .route("/-/ready", get(|| async { "the scraper is ready\n" }))
+        routes(Arc::clone(&self.shared.telemetry))
     }
+}
+
+fn routes(telemetry: Arc<Telemetry>) -> Router {
+    Router::new()
+        .route("/", get(|| async { Html(PAGE) }))
+        .route("/metrics", get(move |headers| async move { metrics(&telemetry, &headers) }))
+        .route("/-/healthy", get(|| async { "the scraper is up\n" }))
+        .route("/-/ready", get(|| async { "the scraper is ready\n" }))
 }
 
 async fn pursue(shared: Arc<Shared>, pursuit: Arc<Pursuit>, shutdown: CancellationToken) {
@@ -121,10 +126,10 @@ async fn pursue(shared: Arc<Shared>, pursuit: Arc<Pursuit>, shutdown: Cancellati
     }
 }
 
-fn metrics(shared: &Shared, headers: &HeaderMap) -> Response {
+fn metrics(telemetry: &Telemetry, headers: &HeaderMap) -> Response {
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     match negotiate(accept) {
-        Some(format) => ([(CONTENT_TYPE, format.content_type())], shared.telemetry.exposition(format)).into_response(),
+        Some(format) => ([(CONTENT_TYPE, format.content_type())], telemetry.exposition(format)).into_response(),
         None => StatusCode::NOT_ACCEPTABLE.into_response(),
     }
 }

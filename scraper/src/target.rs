@@ -183,7 +183,8 @@ impl Target {
         validators: Option<&Validators>,
     ) -> Result<Option<(Vec<Snapshot>, Validators)>, TargetError> {
         let url = self.below("snapshots", None);
-        let ask = Ask { accept: Some("application/json"), accept_encoding: self.compression(), validators };
+        let ask =
+            Ask { accept: Some("application/json"), accept_encoding: self.compression(), validators, request: None };
         let Some(mut body) = self.ask(&url, ask, |_| Some(Form::Arrow)).await? else { return Ok(None) };
         let mut json = Vec::new();
         while let Some(chunk) = body.chunks.next().await {
@@ -207,7 +208,7 @@ impl Target {
         let url = self.below(part.path(), Some(key));
         let arrow = |media: &str| (media == ipc::CONTENT_TYPE).then_some(Form::Arrow);
         if part == Part::Rejects || self.records == Records::Arrow {
-            let ask = Ask { accept: Some(ipc::CONTENT_TYPE), accept_encoding: self.compression(), validators: None };
+            let ask = Ask { accept: Some(ipc::CONTENT_TYPE), accept_encoding: self.compression(), ..Ask::default() };
             match self.ask(&url, ask, arrow).await {
                 Ok(body) => return body.ok_or_else(|| unasked(&url)),
                 Err(TargetError::Client(error))
@@ -218,7 +219,7 @@ impl Target {
                 Err(error) => return Err(error),
             }
         }
-        let ask = Ask { accept: Some(ACCEPT_TEXT), accept_encoding: self.compression(), validators: None };
+        let ask = Ask { accept: Some(ACCEPT_TEXT), accept_encoding: self.compression(), ..Ask::default() };
         let text = |media: &str| {
             ["text/plain", "application/openmetrics-text"]
                 .contains(&media)
@@ -232,7 +233,7 @@ impl Target {
     /// # Errors
     /// There is no answer.
     pub async fn metrics(&self, validators: Option<&Validators>) -> Result<Option<Body>, TargetError> {
-        let ask = Ask { accept: Some(ACCEPT_METRICS), accept_encoding: Some("gzip"), validators };
+        let ask = Ask { accept: Some(ACCEPT_METRICS), accept_encoding: Some("gzip"), validators, request: None };
         self.ask(&self.url, ask, |media| Some(Form::Text(Format::of_content_type(media)))).await
     }
 

@@ -8,7 +8,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::{DEFAULT_VERSIONS, ServerConfig};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{DEFAULT_VERSIONS, RootCertStore, ServerConfig};
 
 /// Who signs certificates.
 pub struct Authority {
@@ -62,8 +63,7 @@ impl Identity {
     /// # Errors
     /// It is no certificate with its key.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>> {
-        let chain = vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).context("read the certificate")?];
-        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).context("read the key")?;
+        let (chain, key) = self.read()?;
         let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(DEFAULT_VERSIONS)
             .context("choose the versions")?
@@ -71,5 +71,31 @@ impl Identity {
             .with_single_cert(chain, key)
             .context("take the certificate")?;
         Ok(Arc::new(config))
+    }
+
+    /// How a server shows it to those alone who show one of the authority's.
+    ///
+    /// # Errors
+    /// As [`Identity::server_config`].
+    pub fn server_config_for(&self, authority: &Authority) -> Result<Arc<ServerConfig>> {
+        let (chain, key) = self.read()?;
+        let mut roots = RootCertStore::empty();
+        let trusted =
+            CertificateDer::from_pem_slice(authority.certificate().as_bytes()).context("read the authority")?;
+        roots.add(trusted).context("trust the authority")?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(DEFAULT_VERSIONS)
+            .context("choose the versions")?
+            .with_client_cert_verifier(verifier.context("ask for certificates")?)
+            .with_single_cert(chain, key)
+            .context("take the certificate")?;
+        Ok(Arc::new(config))
+    }
+
+    fn read(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+        let chain = vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).context("read the certificate")?];
+        Ok((chain, PrivateKeyDer::from_pem_slice(self.key.as_bytes()).context("read the key")?))
     }
 }

@@ -1,5 +1,5 @@
-//! A stand-in for a Kubernetes cluster's API, as far as reading Secrets goes: TLS with an
-//! authority of its own, a bearer token, and the answers of the API reference.
+//! A stand-in for a Kubernetes cluster's API, as far as reading Secrets and the resources of
+//! `finops.krateo.io` goes: TLS with an authority of its own, a bearer token, and the answers of the API reference.
 //!
 //! Secret: <https://kubernetes.io/docs/reference/kubernetes-api/config-and-storage-resources/secret-v1/>
 //! (`GET /api/v1/namespaces/{namespace}/secrets/{name}`; `data` is base64). Status:
@@ -34,6 +34,8 @@ pub struct Cluster {
 struct Known {
     /// By namespace and name.
     secrets: BTreeMap<(String, String), Value>,
+    /// By path below the group.
+    objects: BTreeMap<String, Value>,
     forbidden: BTreeSet<(String, String)>,
 }
 
@@ -64,6 +66,18 @@ impl Cluster {
         let secret =
             json!({"kind": "Secret", "apiVersion": "v1", "metadata": metadata, "data": data, "type": "Opaque"});
         self.known().secrets.insert((namespace.to_owned(), name.to_owned()), secret);
+    }
+
+    /// Makes or replaces a resource of `finops.krateo.io/v1`: its kind's plural, and what it specifies.
+    pub fn put_object(&self, plural: &str, namespace: &str, name: &str, spec: &Value) {
+        let metadata = json!({"name": name, "namespace": namespace, "resourceVersion": "1"});
+        let object = json!({"apiVersion": "finops.krateo.io/v1", "metadata": metadata, "spec": spec});
+        self.known().objects.insert(format!("namespaces/{namespace}/{plural}/{name}"), object);
+    }
+
+    /// What a path of `finops.krateo.io/v1` says, a list for example.
+    pub fn put_answer(&self, path: &str, answer: Value) {
+        self.known().objects.insert(path.to_owned(), answer);
     }
 
     /// Keeps us from a Secret, whether it is there or not.
@@ -117,6 +131,10 @@ users: [{{name: costream, user: {{token: {token}}}}}]
 fn answer(asked: &Asked, known: &Known) -> Answer {
     if asked.header("authorization") != Some(&format!("Bearer {TOKEN}")) {
         return status(401, "Unauthorized", "Unauthorized", &Value::Null);
+    }
+    let below = asked.target.trim_end_matches('?').strip_prefix("/apis/finops.krateo.io/v1/");
+    if let Some(object) = below.and_then(|path| known.objects.get(path)) {
+        return Answer::new(200, object.to_string()).with("Content-Type", "application/json");
     }
     let parts: Vec<&str> = asked.target.trim_end_matches('?').split('/').collect();
     let ("GET", ["", "api", "v1", "namespaces", namespace, "secrets", name]) = (asked.method.as_str(), &parts[..])

@@ -12,14 +12,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::certificates::Identity;
+use crate::certificates::{Authority, Identity};
 
 /// How long a client may be silent.
 const SILENT_AT_MOST: Duration = Duration::from_secs(10);
 /// The longest head of a request, in bytes.
 const MAX_HEAD_BYTES: u64 = 64 << 10;
 /// The longest body of a request, in bytes.
-const MAX_BODY_BYTES: usize = 1 << 20;
+const MAX_BODY_BYTES: usize = 4 << 20;
 
 /// A request, as it came.
 #[derive(Clone, Debug)]
@@ -86,10 +86,27 @@ impl Server {
         identity: Option<&Identity>,
         answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
     ) -> Result<Self> {
+        Self::over(identity.map(Identity::server_config).transpose()?, answer)
+    }
+
+    /// Starts a server that speaks TLS with those alone who show a certificate of the authority's.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn for_known(
+        identity: &Identity,
+        authority: &Authority,
+        answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
+    ) -> Result<Self> {
+        Self::over(Some(identity.server_config_for(authority)?), answer)
+    }
+
+    fn over(tls: Option<Arc<ServerConfig>>, answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Result<Self> {
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let listener = TcpListener::bind("127.0.0.1:0").context("take a free port")?;
         let shared = Arc::new(Shared {
             address: listener.local_addr().context("ask for the address")?,
-            tls: identity.map(Identity::server_config).transpose()?,
+            tls,
             answer: Box::new(answer),
             asked: Mutex::default(),
             ended: AtomicBool::new(false),
@@ -98,7 +115,7 @@ impl Server {
             let shared = Arc::clone(&shared);
             move || accept(&listener, &shared)
         });
-        Ok(Self { scheme: if identity.is_some() { "https" } else { "http" }, shared, accepting: Some(accepting) })
+        Ok(Self { scheme, shared, accepting: Some(accepting) })
     }
 
     /// `127.0.0.1:port`.

@@ -1,12 +1,14 @@
-//! Asks other people's servers: a GET with credentials and conditions in, a body as a stream out,
+//! Asks other people's servers: a request with credentials and conditions in, a body as a stream out,
 //! pulled by whoever reads it. Secrets are read anew for every request and sent to the host
 //! they are meant for and to no other: a redirect elsewhere is followed without them, one from
-//! https to http is refused. Never decompresses, never retries (the caller knows what a second
+//! https to http is refused, and so is one that would carry a payload elsewhere. Never decompresses, never retries (the caller knows what a second
 //! try costs: see [`ClientError::is_retryable`]), holds no body. Errors and names show a URL
 //! as [`public_url`] does.
 //!
 //! Proxies are taken from the environment (`HTTPS_PROXY`, `NO_PROXY`, ...), as Go's programs do it: never for loopback.
+//! One that is named for a server ([`Client::through`]) is taken in any case.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io;
@@ -17,8 +19,9 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use hyper_util::client::proxy::matcher::Matcher;
+pub use reqwest::Method;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Certificate, Identity, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncRead;
 use tokio_rustls::rustls::{self, CertificateError};
@@ -60,13 +63,25 @@ pub enum HeaderSource {
 }
 
 /// How a server proves who it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {
     /// PEM certificates to trust in place of the system's.
     pub ca_file: Option<PathBuf>,
     /// Trust any certificate. For tests: whoever sits in between reads the credentials.
     pub insecure_skip_verify: bool,
+    /// Certificates that were read already, from a resource that holds them.
+    #[serde(skip)]
+    pub given: Option<Box<Certificates>>,
+}
+
+/// Certificates as PEM.
+#[derive(Clone, Debug, Default)]
+pub struct Certificates {
+    /// Whom to trust in place of the system's.
+    pub authorities: Option<String>,
+    /// Our own certificate, and its key.
+    pub identity: Option<SecretString>,
 }
 
 /// With what a server is asked.
@@ -117,6 +132,8 @@ pub struct Ask<'a> {
     pub accept_encoding: Option<&'a str>,
     /// What the asker has already.
     pub validators: Option<&'a Validators>,
+    /// What is sent in place of a GET without a body.
+    pub request: Option<(&'a Method, &'a str)>,
 }
 
 /// A server's answer.
@@ -144,6 +161,12 @@ pub enum ClientError {
     /// The client cannot be made at all.
     #[error("prepare https")]
     Tls(#[source] reqwest::Error),
+    /// Certificates that were given, or a key, are none.
+    #[error("{what} given for the server cannot be used")]
+    Given {
+        /// Which of them.
+        what: &'static str,
+    },
     /// A configured header is none.
     #[error("header {name:?}: its name or value is not allowed in HTTP")]
     Header {
@@ -154,9 +177,9 @@ pub enum ClientError {
     #[error(transparent)]
     Secret(#[from] SecretError),
     /// The server could not be reached, or broke off before it answered.
-    #[error("GET {url}{way}")]
+    #[error("{}{way}", asked(url))]
     Send {
-        /// The URL without secrets.
+        /// The URL without secrets, after its verb when that is not GET.
         url: String,
         /// By what way, when it is not the direct one.
         way: &'static str,
@@ -165,15 +188,15 @@ pub enum ClientError {
         source: reqwest::Error,
     },
     /// The server's certificate was signed by nobody we trust.
-    #[error("GET {url}: the issuer of its certificate is unknown; `tls.ca_file` can name whom to trust")]
+    #[error("{}: the issuer of its certificate is unknown; `tls.ca_file` can name whom to trust", asked(url))]
     UnknownIssuer {
-        /// The URL without secrets.
+        /// The URL without secrets, after its verb when that is not GET.
         url: String,
     },
     /// The server answered with something else than a body.
-    #[error("GET {url}: {status}")]
+    #[error("{}: {status}", asked(url))]
     Status {
-        /// The URL without secrets.
+        /// The URL without secrets, after its verb when that is not GET.
         url: String,
         /// The answer.
         status: StatusCode,
@@ -181,17 +204,17 @@ pub enum ClientError {
         retry_after: Option<Duration>,
     },
     /// A redirect that is not followed.
-    #[error("GET {url}: {reason}")]
+    #[error("{}: {reason}", asked(url))]
     Redirect {
-        /// The URL without secrets.
+        /// The URL without secrets, after its verb when that is not GET.
         url: String,
         /// Why.
         reason: &'static str,
     },
     /// The body broke off.
-    #[error("GET {url}: the body broke off")]
+    #[error("{}: the body broke off", asked(url))]
     Body {
-        /// The URL without secrets.
+        /// The URL without secrets, after its verb when that is not GET.
         url: String,
         /// What went wrong.
         #[source]
@@ -202,7 +225,10 @@ pub enum ClientError {
 impl ClientError {
     /// What became of a request that was not answered.
     pub fn unanswered(url: &Url, error: reqwest::Error) -> Self {
-        let shown = public_url(url);
+        Self::not_answered(url, public_url(url), error)
+    }
+
+    fn not_answered(url: &Url, shown: String, error: reqwest::Error) -> Self {
         if is_of_an_unknown_issuer(&error) {
             return Self::UnknownIssuer { url: shown };
         }
@@ -266,12 +292,33 @@ impl Client {
         Self::with(access, None)
     }
 
+    /// Makes a client whose requests go through a proxy, whatever the environment says. What the proxy's URL
+    /// says of user and password is for the proxy alone.
+    ///
+    /// # Errors
+    /// As [`Client::new`], or the proxy is none.
+    pub fn through(access: Access, proxy: &Url) -> Result<Self, ClientError> {
+        for name in access.headers.keys() {
+            header_name(name)?;
+        }
+        let proxy = reqwest::Proxy::all(proxy.clone()).map_err(ClientError::Tls)?;
+        let proxied = build(&access.tls, &Route::Through(Box::new(proxy)), Some(SILENT_AT_MOST))?;
+        Ok(Self { direct: proxied.clone(), proxied, access })
+    }
+
     fn with(access: Access, silent_at_most: Option<Duration>) -> Result<Self, ClientError> {
         for name in access.headers.keys() {
             header_name(name)?;
         }
-        let build = |route| build(&access.tls, route, silent_at_most);
+        let build = |route| build(&access.tls, &route, silent_at_most);
         Ok(Self { proxied: build(Route::Environment)?, direct: build(Route::Direct)?, access })
+    }
+
+    /// Whether requests carry secrets that are read for each, and may have been renewed since they were.
+    pub fn reads_secrets(&self) -> bool {
+        let Access { bearer_token, basic_auth, headers, .. } = &self.access;
+        let is_secret = |header: &HeaderSource| matches!(header, HeaderSource::Secret(_));
+        bearer_token.is_some() || basic_auth.is_some() || headers.values().any(is_secret)
     }
 
     /// Whether any certificate is trusted.
@@ -310,17 +357,36 @@ impl Client {
             headers.contains_key(header::IF_NONE_MATCH) || headers.contains_key(header::IF_MODIFIED_SINCE);
 
         let mut at = url.clone();
+        let mut sent = ask.request;
         for _ in 0..=MAX_REDIRECTS {
-            let mut request = self.towards(&at).get(at.clone()).headers(headers.clone());
+            let method = sent.map_or(&Method::GET, |(method, _)| method);
+            let mut request = self.towards(&at).request(method.clone(), at.clone()).headers(headers.clone());
             if at.origin() == url.origin() {
                 request = request.headers(credentials.clone());
             }
-            let shown = public_url(&at);
-            let response = request.send().await.map_err(|error| ClientError::unanswered(&at, error))?;
+            if let Some((_, payload)) = sent.filter(|(_, payload)| !payload.is_empty()) {
+                request = request.body(payload.to_owned());
+            }
+            let shown = match method {
+                &Method::GET => public_url(&at),
+                method => format!("{method} {}", public_url(&at)),
+            };
+            let response =
+                request.send().await.map_err(|error| ClientError::not_answered(&at, shown.clone(), error))?;
             match response.status() {
                 StatusCode::OK => return Ok(Answer::Fresh(Fresh { url: shown, response })),
                 StatusCode::NOT_MODIFIED if conditional => return Ok(Answer::Unchanged),
-                status if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) => at = redirected(&at, &response)?,
+                status if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) => {
+                    at = redirected(&at, &response)?;
+                    // What answers a POST elsewhere is read by a GET, as browsers do it.
+                    sent = sent.filter(|_| matches!(status.as_u16(), 307 | 308));
+                    if sent.is_some() && at.origin() != url.origin() {
+                        return Err(ClientError::Redirect {
+                            url: shown,
+                            reason: "redirected to another host with what is sent",
+                        });
+                    }
+                }
                 status => {
                     return Err(ClientError::Status {
                         url: shown,
@@ -407,6 +473,12 @@ impl Fresh {
     pub fn into_reader(self) -> impl AsyncRead + Send + Unpin + use<> {
         StreamReader::new(self.into_stream().map_err(io::Error::other).boxed())
     }
+}
+
+/// What was asked, as an error says it.
+fn asked(url: &str) -> Cow<'_, str> {
+    // A URL has no blank: there is a verb before it.
+    if url.contains(' ') { url.into() } else { format!("GET {url}").into() }
 }
 
 /// A URL that can be shown and logged: no user, no password, no fragment, and no value of a
@@ -524,13 +596,17 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some((date(asked)? - now).to_std().unwrap_or_default())
 }
 
-#[derive(Clone, Copy)]
 enum Route {
     Environment,
     Direct,
+    Through(Box<reqwest::Proxy>),
 }
 
-fn build(tls: &Tls, route: Route, silent_at_most: Option<Duration>) -> Result<reqwest::Client, ClientError> {
+fn build(tls: &Tls, route: &Route, silent_at_most: Option<Duration>) -> Result<reqwest::Client, ClientError> {
+    let given = tls.given.as_deref();
+    let identity = given.and_then(|given| given.identity.as_ref());
+    let identity = identity.map(|pem| Identity::from_pem(pem.expose_secret().as_bytes())).transpose();
+    let identity = identity.map_err(|_| ClientError::Given { what: "the client certificate and its key" })?;
     let builder = || {
         let builder = reqwest::Client::builder()
             .user_agent(USER_AGENT)
@@ -539,11 +615,18 @@ fn build(tls: &Tls, route: Route, silent_at_most: Option<Duration>) -> Result<re
             .connect_timeout(CONNECT_WITHIN)
             .tls_danger_accept_invalid_certs(tls.insecure_skip_verify);
         let builder = silent_at_most.into_iter().fold(builder, reqwest::ClientBuilder::read_timeout);
+        let builder = identity.iter().cloned().fold(builder, reqwest::ClientBuilder::identity);
         match route {
             Route::Environment => builder,
             Route::Direct => builder.no_proxy(),
+            Route::Through(proxy) => builder.proxy(reqwest::Proxy::clone(proxy)),
         }
     };
+    if let Some(pem) = given.and_then(|given| given.authorities.as_ref()) {
+        let authorities = Certificate::from_pem_bundle(pem.as_bytes()).ok().filter(|trusted| !trusted.is_empty());
+        let authorities = authorities.ok_or(ClientError::Given { what: "the certificate authority" })?;
+        return builder().tls_certs_only(authorities).build().map_err(ClientError::Tls);
+    }
     if let Some(path) = &tls.ca_file {
         return builder().tls_certs_only(certificates(path)?).build().map_err(ClientError::Tls);
     }

@@ -1,4 +1,4 @@
-//! A key of a Kubernetes Secret: its name in, its text out, by one GET of the cluster's API for
+//! A key of a Kubernetes Secret, or a whole object: its name in, its text out, by one GET of the cluster's API for
 //! each read, over a connection of its own. Who we are and where the cluster is, is read anew
 //! too: from the kubeconfig (`KUBECONFIG`, else `~/.kube/config`), or, where there is none,
 //! from the pod's service account. The role needs the verb `get` on `secrets` and no other.
@@ -26,8 +26,11 @@ use kube::config::{InClusterError, Kubeconfig, KubeconfigError};
 use kube::core::{Request, Status};
 use kube::{Client, Config, Resource as _};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
+/// Where the API has the resources of Krateo's FinOps.
+const OURS: &str = "/apis/finops.krateo.io/v1";
 /// How long a read may take, the program that a kubeconfig may name for its credentials included.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 /// The largest answer worth reading: a Secret is at most 1 MiB, a third more in base64, and an
@@ -123,6 +126,9 @@ pub enum KubernetesReason {
     /// The namespace has no such Secret.
     #[error("no such secret")]
     NoSecret,
+    /// The namespace has no such object, which is no Secret.
+    #[error("there is none of this name")]
+    NoObject,
     /// The Secret has other keys.
     #[error("no such key: it has {0}")]
     NoKey(String),
@@ -180,11 +186,51 @@ impl KubernetesKey {
         let client = timeout_at(until, connect(config)).await.map_err(late).flatten();
         let client = client.map_err(|reason| failed(self, reason))?;
         let namespace = self.namespace.as_deref().unwrap_or(client.default_namespace());
-        let secret = timeout_at(until, get(&client, namespace, &self.name)).await.map_err(late).flatten();
+        let path = Secret::url_path(&(), Some(namespace));
+        let secret = timeout_at(until, get(&client, path, &self.name)).await.map_err(late).flatten();
         secret
             .and_then(|secret| value(secret, &self.key))
             .map_err(|reason| failed(&Self { namespace: Some(namespace.to_owned()), ..self.clone() }, reason))
     }
+}
+
+/// Reads an object of a kind of ours: `plural` of `finops.krateo.io/v1`, or Secrets when there is none.
+pub(crate) async fn object<T: DeserializeOwned>(
+    plural: Option<&str>,
+    namespace: Option<&str>,
+    name: &str,
+) -> Result<T, KubernetesReason> {
+    let late = |_| KubernetesReason::TimedOut(READ_WITHIN);
+    let read = async {
+        let client = connect(configured).await?;
+        let namespace = namespace.unwrap_or(client.default_namespace());
+        let path = match plural {
+            None => Secret::url_path(&(), Some(namespace)),
+            Some(plural) => format!("{OURS}/namespaces/{namespace}/{plural}"),
+        };
+        let got = get(&client, path, name).await;
+        got.map_err(|reason| match (reason, plural) {
+            (KubernetesReason::NoSecret, Some(_)) => KubernetesReason::NoObject,
+            (KubernetesReason::Forbidden(text), Some(_)) => {
+                KubernetesReason::Refused { status: StatusCode::FORBIDDEN, text }
+            }
+            (reason, _) => reason,
+        })
+    };
+    timeout_at(Instant::now() + READ_WITHIN, read).await.map_err(late).flatten()
+}
+
+/// Whether a text can be the name of an object, or of a namespace: it reaches no other part of the API.
+pub(crate) fn is_name(text: &str) -> bool {
+    let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'.');
+    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(allowed) && !matches!(text, "." | "..")
+}
+
+/// Where the cluster is and who we are: what it takes to ask its API for anything. A kubeconfig's credential
+/// program is not run for it.
+pub(crate) async fn cluster() -> Result<Config, KubernetesReason> {
+    let read = tokio::task::spawn_blocking(configured).await;
+    read.map_err(|error| KubernetesReason::NoCluster(error.to_string())).flatten()
 }
 
 /// Reads who we are and where the cluster is. Connects with the first question.
@@ -255,9 +301,9 @@ fn unusable(error: &kube::Error) -> String {
     }
 }
 
-async fn get(client: &Client, namespace: &str, name: &str) -> Result<Secret, KubernetesReason> {
-    let asked = Request::new(Secret::url_path(&(), Some(namespace))).get(name, &GetParams::default());
-    let asked = asked.map_err(|error| KubernetesReason::NoCluster(format!("namespace {namespace:?}: {error}")))?;
+async fn get<T: DeserializeOwned>(client: &Client, path: String, name: &str) -> Result<T, KubernetesReason> {
+    let asked = Request::new(path.as_str()).get(name, &GetParams::default());
+    let asked = asked.map_err(|error| KubernetesReason::NoCluster(format!("{path}/{name}: {error}")))?;
     let answer = client.send(asked.map(Body::from)).await.map_err(|error| unreachable(&error))?;
     let status = answer.status();
     let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await.map_err(|error| {

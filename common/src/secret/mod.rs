@@ -1,7 +1,7 @@
 //! Secrets: where they come from, read anew for every use so that a rotated one is taken, and
 //! never printed. The text itself is a [`SecretString`], which redacts itself.
 
-mod kubernetes;
+pub(crate) mod kubernetes;
 
 use std::io;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ pub use self::kubernetes::{KubernetesError, KubernetesKey, KubernetesReason};
 /// The longest secret worth reading, in bytes; a larger file is a mistaken path.
 const MAX_SECRET_BYTES: u64 = 1 << 20;
 
-/// Where a secret is to be found. Never the secret itself: a configuration file is no place
+/// Where a secret is to be found. Never the secret itself, in a configuration file: that is no place
 /// for one.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -27,7 +27,22 @@ pub enum SecretSource {
     Env(String),
     /// A key of a Kubernetes Secret, asked of the cluster. Line breaks at its end are not part of it.
     Kubernetes(KubernetesKey),
+    /// One that was read already, with more that stands beside it, and is used soon.
+    #[serde(skip)]
+    Held(Held),
 }
+
+/// A secret in memory.
+#[derive(Clone, Debug)]
+pub struct Held(pub SecretString);
+
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.expose_secret() == other.0.expose_secret()
+    }
+}
+
+impl Eq for Held {}
 
 /// A secret that could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +111,7 @@ impl SecretSource {
             }
             Self::Env(name) => std::env::var(name).map_err(|_| SecretError::Env { name: name.clone() })?,
             Self::Kubernetes(key) => key.read().await.map_err(Box::new)?,
+            Self::Held(Held(secret)) => return Ok(secret.clone()),
         };
         let secret = text.trim_end_matches(['\n', '\r']);
         if secret.is_empty() {
@@ -103,6 +119,7 @@ impl SecretSource {
                 Self::File(path) => path.display().to_string(),
                 Self::Env(name) => name.clone(),
                 Self::Kubernetes(key) => key.to_string(),
+                Self::Held(_) => "in memory".to_owned(),
             };
             return Err(SecretError::Empty { origin });
         }

@@ -25,6 +25,7 @@ use costream_common::record::{ColumnKind, MAX_BATCH_BYTES, MAX_BATCH_ROWS, row_f
 use crate::decode::chunk::{Fault, Row};
 use crate::decode::{BILLED_COST, Limits};
 use crate::profile::{Leniency, Rule, RuleCounts};
+use crate::rows::{self, Labels};
 use header::Column;
 use known::KnownTags;
 use text::TextBuilder;
@@ -126,6 +127,7 @@ pub(crate) struct Converter {
     /// Positions of the columns that are not text.
     parsed: Vec<usize>,
     ordinals: Int64Builder,
+    labels: Option<Labels>,
     schema: SchemaRef,
     leniency: Leniency,
     max_field_bytes: usize,
@@ -168,6 +170,7 @@ impl Converter {
             parsed,
             columns,
             ordinals: Int64Builder::new(),
+            labels: None,
             schema: Arc::new(Schema::new(fields)),
             leniency,
             max_field_bytes: limits.max_field_bytes,
@@ -175,6 +178,13 @@ impl Converter {
             batch_rows: 0,
             batch_bytes: 0,
         }
+    }
+
+    /// Adds a column of labels to every batch.
+    pub(crate) fn keep_labels(&mut self) {
+        self.labels = Some(Labels::of(self.columns.iter().map(|column| column.name.as_str())));
+        let fields = self.schema.fields().iter().cloned().chain([Arc::new(rows::labels_field())]);
+        self.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     }
 
     pub(crate) fn schema(&self) -> &SchemaRef {
@@ -231,6 +241,9 @@ impl Converter {
                 }
             }
         }
+        if let Some(labels) = &mut self.labels {
+            labels.append(|at| String::from_utf8_lossy(row.field(at)));
+        }
         self.ordinals.append_value(ordinal);
         self.batch_rows += 1;
         self.batch_bytes += row.n_bytes() + self.row_overhead_bytes;
@@ -274,6 +287,9 @@ impl Converter {
             arrays.push(builder.finish()?);
         }
         arrays.push(Arc::new(self.ordinals.finish()));
+        if let Some(labels) = &mut self.labels {
+            arrays.push(Arc::new(labels.finish()));
+        }
         RecordBatch::try_new(Arc::clone(&self.schema), arrays).map(Some)
     }
 }

@@ -37,6 +37,19 @@ pub(super) fn chunks(shown: &Shown, format: Format) -> Vec<Bytes> {
     shown.sums.text.iter().cloned().chain(rest).filter(|chunk| !chunk.is_empty()).collect()
 }
 
+/// How the last poll of each source went; nothing at all when there is none.
+pub(super) fn ups<'a>(writer: &mut TextWriter, sources: impl Iterator<Item = &'a SourceState>) {
+    let name = "costream_source_up";
+    let help = "Whether the last poll of the source brought every report (1), or failed (0)";
+    let mut sources = sources.filter_map(|source| Some((source, source.status.up?))).peekable();
+    if sources.peek().is_some() {
+        writer.family(name, Kind::Gauge, help);
+    }
+    for (source, up) in sources {
+        writer.sample(name, [("source", source.name.as_str())], &u8::from(up).to_string(), None);
+    }
+}
+
 fn states(writer: &mut TextWriter, shown: &Shown) {
     let per_source = |writer: &mut TextWriter, name: &str, help: &str, value: &dyn Fn(&Status) -> Option<String>| {
         writer.family(name, Kind::Gauge, help);
@@ -54,12 +67,7 @@ fn states(writer: &mut TextWriter, shown: &Shown) {
         let milliseconds = time.timestamp_millis() as f64;
         float(milliseconds / 1000.0)
     };
-    per_source(
-        writer,
-        "costream_source_up",
-        "Whether the last poll of the source brought every report (1), or failed (0)",
-        &|status| status.up.map(|up| u8::from(up).to_string()),
-    );
+    ups(writer, shown.sources.iter());
     per_source(writer, "costream_source_last_poll_timestamp_seconds", "When the source was last polled", &|status| {
         status.polled_at.map(seconds)
     });

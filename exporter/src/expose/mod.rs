@@ -14,6 +14,7 @@
 mod body;
 mod metrics;
 mod records;
+mod rows;
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
@@ -27,13 +28,15 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing::get;
 use bytes::Bytes;
+use costream_common::exposition::encode::TextWriter;
 use costream_common::exposition::{self, Format};
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use serde::Deserialize;
 
 use self::body::{Refusal, all, answer, pulled, refused};
 use self::metrics::{Shown, SourceState};
 use self::records::{Arrow, Rows, Text};
+use self::rows::RowsText;
 use crate::Inner;
 use crate::snapshot::Generation;
 
@@ -41,6 +44,8 @@ use crate::snapshot::Generation;
 pub const ARROW: &str = "application/vnd.apache.arrow.stream";
 const JSON: &str = "application/json";
 const ROUTES: [&str; 7] = ["/", "/metrics", "/records", "/rejects", "/snapshots", "/-/healthy", "/-/ready"];
+
+pub(crate) use self::records::cell;
 
 pub(crate) fn router(inner: Arc<Inner>) -> Router {
     Router::new()
@@ -70,7 +75,10 @@ async fn metrics(State(inner): State<Arc<Inner>>, headers: HeaderMap) -> Respons
     let Ok(telemetry) = polls.telemetry.text(format) else {
         return (StatusCode::INTERNAL_SERVER_ERROR, "the telemetry cannot be written\n").into_response();
     };
-    let tag = inner.tag(&(polls.ready.changes(), format));
+    // An exporter that is replaced had the rows and nothing else, and a scraper of its kind waits until it reads the
+    // same twice, and takes every sample for a charge. It says nothing of what it accepts; a Prometheus does.
+    let is_bare = polls.spool.has_rows() && !headers.contains_key(header::ACCEPT);
+    let tag = inner.tag(&(polls.ready.changes(), format, is_bare));
     let sources =
         inner.sources.iter().map(|polling| SourceState { name: polling.source.name.clone(), status: polling.status() });
     let shown = Shown {
@@ -80,8 +88,21 @@ async fn metrics(State(inner): State<Arc<Inner>>, headers: HeaderMap) -> Respons
         spool_max_bytes: polls.spool.max_bytes(),
         telemetry,
     };
-    let chunks = metrics::chunks(&shown, format).into_iter().map(Ok);
-    answer(&headers, format.content_type(), &tag, stream::iter(chunks))
+    let chunks = |chunks: Vec<Bytes>| stream::iter(chunks.into_iter().map(Ok));
+    if !polls.spool.has_rows() {
+        let chunks = chunks(metrics::chunks(&shown, format));
+        return answer(&headers, format.content_type(), &tag, chunks);
+    }
+    let rows = RowsText::new(polls.spool.current(), inner.sources.len() > 1);
+    let is_down = |source: &SourceState| source.status.up == Some(false);
+    let rest = if is_bare {
+        let mut writer = TextWriter::new(format);
+        metrics::ups(&mut writer, shown.sources.iter().filter(|source| is_down(source)));
+        vec![writer.take()]
+    } else {
+        metrics::chunks(&shown, format)
+    };
+    answer(&headers, format.content_type(), &tag, pulled(rows).chain(chunks(rest)))
 }
 
 /// Which snapshots a request is about.

@@ -239,7 +239,7 @@ fn write_row(writer: &mut TextWriter, face: &Face, identity: &Identity, batch: &
 }
 
 /// A field as text, exact; nothing when it is null.
-fn cell(array: &ArrayRef, row: usize) -> Option<Cow<'_, str>> {
+pub(crate) fn cell(array: &ArrayRef, row: usize) -> Option<Cow<'_, str>> {
     if array.is_null(row) {
         return None;
     }

@@ -53,7 +53,7 @@ impl GenericReport {
         bytes: impl AsyncRead + Send + Unpin + 'static,
         options: DecodeOptions,
     ) -> Result<Self, DecodeError> {
-        let DecodeOptions { profile, file, limits, csv_reader, scratch } = options;
+        let DecodeOptions { profile, file, limits, csv_reader, scratch, .. } = options;
         let leniency = profile.leniency();
         let reading = Reading { file: file.clone(), leniency, limits, csv_reader, scratch, columns: Columns::Sorted };
         let Opened { names: columns, chunks, reader, .. } = decode::open(bytes, reading).await?;

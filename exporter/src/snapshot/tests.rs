@@ -16,7 +16,7 @@ fn open(dir: &Path) -> Result<Spool, SpoolError> {
 }
 
 fn open_with(dir: &Path, max_bytes: Option<u64>, dimensions: Dimensions) -> Result<Spool, SpoolError> {
-    Spool::open(dir, max_bytes, dimensions, 100, &names(&["s"]))
+    Spool::open(dir, max_bytes, dimensions, 100, false, &names(&["s"]))
 }
 
 fn key() -> ScopeKey {
@@ -229,8 +229,8 @@ fn a_budget_used_up_keeps_what_is_served() {
 fn what_belongs_to_no_source_is_removed() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     committed(&open(dir.path()).expect("a spool"), GOOD).expect("a snapshot");
-    let spool =
-        Spool::open(dir.path(), None, Dimensions::default(), 100, &names(&["other"])).expect("the spool of another");
+    let spool = Spool::open(dir.path(), None, Dimensions::default(), 100, false, &names(&["other"]))
+        .expect("the spool of another");
     assert!(spool.current().is_empty() && files(dir.path()).is_empty());
     assert_eq!(spool.used_bytes(), 0);
 }

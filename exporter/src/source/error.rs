@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use costream_common::http::client::ClientError;
+use costream_common::inherited::CallError;
 use costream_common::record::{NameError, SourceName};
 use costream_common::secret::SecretError;
 
@@ -114,6 +115,9 @@ pub enum SourceError {
     /// The server gave no body.
     #[error(transparent)]
     Http(#[from] ClientError),
+    /// What the request refers to cannot be had.
+    #[error(transparent)]
+    Call(#[from] Box<CallError>),
 }
 
 impl SourceError {
@@ -122,6 +126,7 @@ impl SourceError {
         match self {
             Self::Changed(_) => true,
             Self::Http(error) => error.is_retryable(),
+            Self::Call(error) => error.is_retryable(),
             _ => false,
         }
     }

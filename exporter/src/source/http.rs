@@ -38,7 +38,14 @@ impl Remote {
             tracing::warn!(url = self.shown, "tls.insecure_skip_verify: whoever answers is believed");
         }
         let ask = Ask { validators: known, ..Ask::default() };
-        match self.client.get(&self.url, ask).await? {
+        let answer = match self.client.get(&self.url, ask).await {
+            // A token may have been renewed since it was read.
+            Err(error) if error.status().is_some_and(|status| status == 401) && self.client.reads_secrets() => {
+                self.client.get(&self.url, ask).await
+            }
+            answered => answered,
+        };
+        match answer? {
             Answer::Unchanged => Ok(Fetched::Unchanged),
             Answer::Fresh(fresh) => {
                 let mark = Mark::Http(fresh.validators());

@@ -4,6 +4,7 @@
 //! by. Pull-driven: reads only what it is asked for, holds one chunk. Looks at no content type; does not retry, but for
 //! what an object store's client does for one request.
 
+mod call;
 mod error;
 mod file;
 mod http;
@@ -45,6 +46,7 @@ enum Place {
     Objects(object::Bucket),
     /// No place of reports: [`crate::usage`] asks it.
     AzureMonitor(Arc<AzureMonitor>),
+    Call(Box<call::Called>),
 }
 
 /// One of a source's reports.
@@ -73,6 +75,12 @@ pub(crate) struct Seen {
     /// when they were not read to their end.
     pub(crate) digest: Option<String>,
     pub(crate) bytes: u64,
+}
+
+impl Seen {
+    fn validators(&self) -> Option<&Validators> {
+        if let Mark::Http(known) = &self.mark { Some(known) } else { None }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,6 +138,7 @@ impl Source {
             }
             Location::Url { url, access } => Place::Url(Box::new(http::Remote::new(url, *access)?)),
             Location::AzureMonitor(azure) => Place::AzureMonitor(Arc::new(*azure)),
+            Location::Call { call, resources } => Place::Call(Box::new(call::Called::new(*call, resources))),
         };
         let interval = config.poll_interval.unwrap_or(interval);
         Ok(Self { name: config.name, profile: config.profile, interval, rows: config.rows, place })
@@ -139,6 +148,7 @@ impl Source {
     pub(crate) fn host(&self) -> Option<String> {
         match &self.place {
             Place::Files(_) | Place::AzureMonitor(_) => None,
+            Place::Call(called) => called.host(),
             Place::Url(remote) => Some(remote.host()),
             Place::Objects(bucket) => bucket.host(),
         }
@@ -151,6 +161,7 @@ impl Source {
             Place::Url(remote) => Ok(vec![remote.item()?]),
             Place::Objects(bucket) => bucket.items().await,
             Place::AzureMonitor(_) => Err(SourceError::NoReports(self.name.clone())),
+            Place::Call(called) => Ok(vec![called.item(&self.name)?]),
         }
     }
 
@@ -177,14 +188,13 @@ impl Source {
                     .fetch(mark.and_then(|mark| if let Mark::Objects(marks) = mark { Some(marks) } else { None }))
                     .await
             }
-            (Place::Url(remote), None) => {
-                remote.fetch(mark.and_then(|mark| if let Mark::Http(known) = mark { Some(known) } else { None })).await
-            }
+            (Place::Url(remote), None) => remote.fetch(seen.and_then(Seen::validators)).await,
             (Place::Files(_) | Place::Objects(_), None) => {
                 let stamp = mark.and_then(|mark| if let Mark::File(stamp) = mark { Some(stamp) } else { None });
                 file::fetch(&item.shown, stamp).await
             }
             (Place::AzureMonitor(_), None) => Err(SourceError::NoReports(self.name.clone())),
+            (Place::Call(called), None) => called.fetch(seen.and_then(Seen::validators)).await,
         }
     }
 }

@@ -42,7 +42,7 @@ impl House {
 
     fn spool(&self) -> Spool {
         let sources = ["usage", "costs"].map(|name| name.parse().expect("a name")).into();
-        Spool::open(&self.dir.path().join("spool"), None, Dimensions::none(), 100, &sources).expect("a spool")
+        Spool::open(&self.dir.path().join("spool"), None, Dimensions::none(), 100, false, &sources).expect("a spool")
     }
 
     fn secret(&self) -> SecretSource {

@@ -1,0 +1,110 @@
+//! An inherited configuration in, ours out: each `exporterConfig` is a source, asked for as often as it says, and
+//! `/metrics` has the report's rows, on the port and for whomever it always had them.
+
+use std::path::{Path, PathBuf};
+
+use costream_common::config::{self, ConfigError};
+use costream_common::inherited::{ExporterPart, Inherited, MetricType};
+use costream_common::record::SourceName;
+
+use crate::config::{ExporterConfig, InvalidSource, Location, MetricsConfig, Rows, SourceConfig};
+use crate::profile::ProfileName;
+
+/// Where the exporters that are replaced listen.
+const LISTEN_ADDRESS: &str = "0.0.0.0:2112";
+
+/// A configuration file that is none.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// It cannot be read, or is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An inherited one that asks for what cannot be.
+    #[error("configuration {}: {of}", path.display())]
+    Source {
+        /// The file.
+        path: PathBuf,
+        /// The ExporterScraperConfig.
+        of: String,
+        /// What is wrong.
+        #[source]
+        source: InvalidSource,
+    },
+    /// An inherited one of which nothing is to be polled.
+    #[error("configuration {}: it has no exporterConfig: there is nothing to poll", .0.display())]
+    Nothing(PathBuf),
+    /// An inherited one that asks for usage.
+    #[error("configuration {}: {of}: metricType {kind} is not for this program", path.display())]
+    MetricType {
+        /// The file.
+        path: PathBuf,
+        /// The ExporterScraperConfig.
+        of: String,
+        /// What it asks for.
+        kind: &'static str,
+    },
+}
+
+/// A configuration file of the exporter's.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What it says.
+    pub exporter: ExporterConfig,
+    /// Whether it is an inherited one: those are served to whoever asks, as they always were.
+    pub is_inherited: bool,
+}
+
+impl Loaded {
+    /// Reads a configuration file, ours or an inherited one, which is found out. Resources that an inherited
+    /// one refers to are looked for in the directory, or, without one, in the cluster; later, as they are needed.
+    ///
+    /// # Errors
+    /// It cannot be read, or is wrong: the key, the line and the reason.
+    pub fn read(path: &Path, resources: Option<&Path>) -> Result<Self, LoadError> {
+        match costream_common::inherited::read(path, resources)? {
+            Some(inherited) => Ok(Self { exporter: exporter(&inherited, path)?, is_inherited: true }),
+            None => {
+                let file: config::File<ExporterConfig> = config::load(path)?;
+                Ok(Self { exporter: file.exporter, is_inherited: false })
+            }
+        }
+    }
+}
+
+/// The exporter that an inherited configuration asks for.
+///
+/// # Errors
+/// A source cannot be one, or there is none.
+pub fn exporter(inherited: &Inherited, path: &Path) -> Result<ExporterConfig, LoadError> {
+    let sources = inherited.exporters.iter().map(|part| source(part, inherited, path));
+    let sources = sources.collect::<Result<Vec<_>, _>>()?;
+    if sources.is_empty() {
+        return Err(LoadError::Nothing(path.to_owned()));
+    }
+    Ok(ExporterConfig {
+        listen_address: LISTEN_ADDRESS.to_owned(),
+        metrics: MetricsConfig { rows: true, ..MetricsConfig::default() },
+        sources,
+        ..ExporterConfig::default()
+    })
+}
+
+fn source(part: &ExporterPart, inherited: &Inherited, path: &Path) -> Result<SourceConfig, LoadError> {
+    if part.metric_type != MetricType::Cost {
+        let (of, kind) = (part.name.clone(), part.metric_type.as_str());
+        return Err(LoadError::MetricType { path: path.to_owned(), of, kind });
+    }
+    let name = SourceName::new(&part.name).map_err(|error| LoadError::Source {
+        path: path.to_owned(),
+        of: part.name.clone(),
+        source: error.into(),
+    })?;
+    Ok(SourceConfig {
+        name,
+        location: Location::Call { call: Box::new(part.call.clone()), resources: inherited.resources.clone() },
+        profile: ProfileName::Auto,
+        poll_interval: Some(part.interval),
+        rows: Rows::Charges,
+    })
+}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use arrow::array::{ArrayRef, Decimal128Array, RecordBatch, StringArray};
 use arrow::ipc::reader::StreamReader;
 use arrow::util::display::array_value_to_string;
 use axum::body::Body;
@@ -22,6 +23,7 @@ use http_body_util::BodyExt as _;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
+use parquet::arrow::ArrowWriter;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
@@ -37,8 +39,9 @@ const AWS_CLAIMS: [(&str, Claim); 5] = [
     ("with_odd_manifests_says_so", aws_odd_manifests),
     ("as_plain_objects_is_known_again", plain_objects),
 ];
-const AZURE_CLAIMS: [(&str, Claim); 4] = [
+const AZURE_CLAIMS: [(&str, Claim); 5] = [
     ("is_what_its_newest_run_names", azure_runs),
+    ("may_be_of_parquet", azure_of_parquet),
     ("that_is_not_as_its_manifest_says_keeps_what_was_there", azure_not_as_said),
     ("of_other_costs_is_refused", azure_of_prices),
     ("as_plain_objects_is_known_again", plain_objects),
@@ -401,8 +404,12 @@ fn azure_write(
 ) -> Result<()> {
     let mut blobs = Vec::new();
     for (at, (part, rows)) in parts.into_iter().zip(told).enumerate() {
-        let (suffix, bytes) = if compression == "None" { ("", part.len()) } else { (".gz", part.len() * 9) };
-        let name = format!("{AZURE}/{run}/part_{at}_0001.csv{suffix}");
+        let (suffix, bytes) = match compression {
+            "None" => (".csv", part.len()),
+            "Gzip" => (".csv.gz", part.len() * 9),
+            _ => (".snappy.parquet", part.len() * 9),
+        };
+        let name = format!("{AZURE}/{run}/part_{at}_0001{suffix}");
         house.put(&name, part)?;
         blobs.push(json!({"blobName": format!("root/{name}"), "byteCount": bytes, "dataRowCount": rows}));
     }
@@ -444,6 +451,29 @@ fn azure_runs(house: House) -> Result<()> {
     let polled = served.poll();
     ensure!(polled.len() == 1 && polled[0].1.starts_with("unchanged"), "{polled:?}");
     ensure_eq(served.served(), vec![format!("{AZURE} 2 0 4")])
+}
+
+fn azure_of_parquet(house: House) -> Result<()> {
+    let parquet = |amounts: &[i128], note: Option<&str>| {
+        let amount = Decimal128Array::from_iter_values(amounts.iter().map(|units| units * 100));
+        let currency = StringArray::from_iter_values(amounts.iter().map(|_| "USD"));
+        let mut columns: Vec<(&str, ArrayRef)> = vec![
+            ("BillingCurrency", Arc::new(currency)),
+            ("BilledCost", Arc::new(amount.with_precision_and_scale(20, 2)?)),
+        ];
+        if let Some(note) = note {
+            columns.push(("x_Note", Arc::new(StringArray::from_iter_values(amounts.iter().map(|_| note)))));
+        }
+        let batch = RecordBatch::try_from_iter(columns)?;
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None)?;
+        writer.write(&batch)?;
+        Ok::<_, anyhow::Error>(writer.into_inner()?)
+    };
+    let parts = vec![parquet(&[1, 2], None)?, parquet(&[4], Some("n"))?];
+    azure_write(&house, "run-1", "2026-09-10T00:00:00Z", parts, &[2, 1], "Snappy")?;
+    let served = house.exporter("", "")?;
+    ensure_eq(served.poll(), vec![went(AZURE, "changed")])?;
+    ensure_eq(served.served(), vec![format!("{AZURE} 3 0 7")])
 }
 
 fn azure_not_as_said(house: House) -> Result<()> {

@@ -168,12 +168,15 @@ fn damaged(python: &Path) -> anyhow::Result<()> {
     // Any byte of a small one turned round: rows or an error, and no panic that is not caught.
     let folder = written(python, "types")?;
     let whole = std::fs::read(folder.path().join("tags.parquet"))?;
+    let mut errors = String::new();
     for at in 0..whole.len() {
         let mut bytes = whole.clone();
         bytes[at] ^= 0xff;
         let said = said(&bytes)?;
         ensure!(said.ends_with(" rows") || said.contains("damaged.parquet"), "byte {at}: {said}");
+        errors += &format!("byte {at}: {said}\n");
     }
+    ensure!(errors.contains("of row group 0 is outside the file"), "{errors}");
     Ok(())
 }
 

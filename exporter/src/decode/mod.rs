@@ -38,9 +38,9 @@ use sniff::{Compression, Content};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// The longest row, in bytes as read; a longer one ends the report.
+    /// The longest row, in bytes as read; a longer one ends the report. Of Parquet, it is rejected.
     pub max_record_bytes: u64,
-    /// The longest header, in bytes.
+    /// The longest header of a CSV, in bytes.
     pub max_header_bytes: u64,
     /// The longest field, in bytes; a longer one rejects its row.
     pub max_field_bytes: usize,

@@ -108,7 +108,7 @@ impl Rows {
     fn read(&mut self) -> Result<Option<RecordBatch>, ParquetError> {
         loop {
             match self.open.as_mut().and_then(Iterator::next) {
-                Some(batch) => return batch.map(Some).map_err(ParquetError::from),
+                Some(batch) => return batch.map(Some).map_err(unwrapped),
                 None if self.open_group()? => {}
                 None => return Ok(None),
             }
@@ -164,6 +164,14 @@ fn row(columns: &[Column<'_>], row: usize, max_bytes: u64, chunk: &mut ChunkBuil
     }
     chunk.end_row();
     Ok(())
+}
+
+/// The reader hands its errors out as Arrow's, which would say everything twice.
+fn unwrapped(error: ArrowError) -> ParquetError {
+    match error {
+        ArrowError::ParquetError(said) => general(said.strip_prefix("Parquet error: ").unwrap_or(&said).to_owned()),
+        other => other.into(),
+    }
 }
 
 fn general(what: String) -> ParquetError {
@@ -239,4 +247,47 @@ fn is_within(column: &ColumnChunkMetaData, bytes: u64) -> bool {
     let end = u64::try_from(start).ok().zip(u64::try_from(column.compressed_size()).ok());
     let end = end.and_then(|(start, length)| start.checked_add(length));
     end.is_some_and(|end| end <= bytes) && column.data_page_offset() >= 0 && column.num_values() >= 0
+}
+
+#[cfg(test)]
+mod tests {
+    use ::parquet::basic::Type as Physical;
+    use ::parquet::schema::types::{SchemaDescriptor, Type};
+
+    use super::*;
+
+    fn group(rows: i64, offset: i64, length: i64) -> RowGroupMetaData {
+        let column = Type::primitive_type_builder("a", Physical::INT64).build().expect("a column");
+        let schema = Type::group_type_builder("schema").with_fields(vec![Arc::new(column)]).build().expect("a schema");
+        let schema = Arc::new(SchemaDescriptor::new(Arc::new(schema)));
+        let column = ColumnChunkMetaData::builder(schema.column(0))
+            .set_data_page_offset(offset)
+            .set_total_compressed_size(length)
+            .build()
+            .expect("a column");
+        RowGroupMetaData::builder(schema)
+            .set_num_rows(rows)
+            .set_column_metadata(vec![column])
+            .build()
+            .expect("a row group")
+    }
+
+    #[test]
+    fn a_footer_that_lies_is_not_believed() {
+        let outside = "column a of row group 1 is outside the file";
+        for (second, n_rows, lie) in [
+            (group(2, 4, 96), 3, None),
+            (group(2, 5, 96), 3, Some(outside)),
+            (group(2, i64::MAX, i64::MAX), 3, Some(outside)),
+            (group(2, -1, 1), 3, Some(outside)),
+            (group(2, 4, -1), 3, Some(outside)),
+            (group(-2, 4, 1), -1, Some("row group 1 has -2 rows")),
+            (group(i64::MAX, 4, 1), i64::MAX, Some("row group 1 has 9223372036854775807 rows")),
+            (group(2, 4, 1), 1_000, Some("there are 1000 rows, and 3 in its row groups")),
+        ] {
+            let checked = check_groups(&[group(1, 4, 10), second], n_rows, 100);
+            let expected = lie.map(|lie| format!("Parquet error: the footer says that {lie}"));
+            assert_eq!(checked.err().map(|error| error.to_string()), expected);
+        }
+    }
 }

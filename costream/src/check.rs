@@ -1,10 +1,12 @@
 //! `costream check`: every section of a configuration file, and the files it names, read as the
-//! three roles would read them.
+//! three roles would read them; of an inherited one, what they would do with it.
 
 use std::path::{Path, PathBuf};
 
 use costream_common::config::{self, ConfigError};
 use costream_common::http::web::{WebConfig, WebConfigError};
+use costream_common::inherited;
+use costream_exporter::inherited::LoadError;
 use costream_exporter::{Exporter, ExporterError};
 use costream_handler::auth::RightsError;
 
@@ -16,6 +18,9 @@ pub(crate) enum CheckError {
     /// The file itself.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// An inherited one.
+    #[error(transparent)]
+    Inherited(#[from] LoadError),
     /// A certificate or header of a source.
     #[error("configuration {}", path.display())]
     Exporter {
@@ -44,7 +49,17 @@ pub(crate) enum CheckError {
 ///
 /// # Errors
 /// It is not: the key, the line and the reason.
-pub(crate) fn check(path: &Path) -> Result<(), CheckError> {
+pub(crate) fn check(path: &Path, resources: Option<&Path>) -> Result<(), CheckError> {
+    if let Some(inherited) = inherited::read(path, resources)? {
+        // The scraper's own file has nothing to poll.
+        if !inherited.exporters.is_empty() {
+            let exporter = costream_exporter::inherited::exporter(&inherited, path)?;
+            Exporter::check(&exporter).map_err(|source| CheckError::Exporter { path: path.to_owned(), source })?;
+        }
+        println!("{} is good: an inherited configuration", path.display());
+        inherited.explained().iter().for_each(|line| println!("{line}"));
+        return Ok(());
+    }
     let file: ConfigFile = config::load(path)?;
     Exporter::check(&file.exporter).map_err(|source| CheckError::Exporter { path: path.to_owned(), source })?;
     let web_files = [

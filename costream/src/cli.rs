@@ -83,6 +83,9 @@ pub(crate) struct SourceArgs {
     /// A configuration file; flags win over it
     #[arg(long = "config.file", value_name = "FILE")]
     pub(crate) config_file: Option<PathBuf>,
+    /// Directory of the resources that an inherited configuration refers to, in place of the cluster
+    #[arg(long = "config.resources-dir", value_name = "DIR")]
+    pub(crate) resources_dir: Option<PathBuf>,
 }
 
 /// `costream sql`
@@ -162,6 +165,9 @@ pub(crate) struct CheckArgs {
     /// The configuration file
     #[arg(long = "config.file", value_name = "FILE")]
     pub(crate) config_file: PathBuf,
+    /// Directory of the resources that an inherited configuration refers to, in place of the cluster
+    #[arg(long = "config.resources-dir", value_name = "DIR")]
+    pub(crate) resources_dir: Option<PathBuf>,
 }
 
 /// A time as people write it; without a zone it is UTC.

@@ -66,7 +66,7 @@ async fn body() -> ExitCode {
         Command::Reconcile(args) => {
             reconcile::reconcile(args).await.unwrap_or_else(|error| told(&error, error.status()))
         }
-        Command::Check(args) => match check::check(&args.config_file) {
+        Command::Check(args) => match check::check(&args.config_file, args.resources_dir.as_deref()) {
             Ok(()) => Status::Good,
             Err(error) => told(&error, Status::Usage),
         },

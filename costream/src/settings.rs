@@ -4,8 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use costream_common::config::{self, ConfigError};
+use costream_common::inherited;
 use costream_common::record::SourceName;
-use costream_exporter::config::{ExporterConfig, InvalidSource, Location, Rows, SourceConfig};
+use costream_exporter::config::{ExporterConfig, InvalidSource, LISTEN_ADDRESS, Location, Rows, SourceConfig};
+use costream_exporter::inherited::LoadError;
 use costream_handler::config::HandlerConfig;
 use costream_scraper::config::ScraperConfig;
 
@@ -21,6 +23,9 @@ pub(crate) enum SettingsError {
     /// The configuration file.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// An inherited configuration file.
+    #[error(transparent)]
+    Inherited(#[from] LoadError),
     /// A `--source`.
     #[error("--source")]
     Source(#[from] InvalidSource),
@@ -60,9 +65,16 @@ impl Settings {
     /// The file or a flag is no good, or the sample cannot be named.
     pub(crate) fn new(args: &SourceArgs, data_dir: Option<&Path>) -> Result<Self, SettingsError> {
         let given = args.config_file.as_deref();
-        let ConfigFile { mut exporter, scraper, mut handler } = match given {
-            Some(path) => config::load(path)?,
-            None => ConfigFile::default(),
+        let inherited = given.map(|path| inherited::read(path, args.resources_dir.as_deref()));
+        let ConfigFile { mut exporter, scraper, mut handler } = match (given, inherited.transpose()?.flatten()) {
+            (Some(path), Some(inherited)) => {
+                let exporter = costream_exporter::inherited::exporter(&inherited, path)?;
+                // Who runs all three on one machine looks at it from there, unless a flag says otherwise.
+                let exporter = ExporterConfig { listen_address: LISTEN_ADDRESS.to_owned(), ..exporter };
+                ConfigFile { exporter, ..ConfigFile::default() }
+            }
+            (Some(path), None) => config::load(path)?,
+            (None, _) => ConfigFile::default(),
         };
         let kept = match (data_dir, given) {
             (Some(dir), _) => dir.to_owned(),
@@ -133,7 +145,7 @@ mod tests {
             path
         });
         let given = given.iter().map(|text| (*text).to_owned()).collect();
-        Settings::new(&SourceArgs { given, profile: None, config_file }, data_dir.map(Path::new))
+        Settings::new(&SourceArgs { given, profile: None, config_file, resources_dir: None }, data_dir.map(Path::new))
     }
 
     #[test]

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use costream_common::config::{self, ConfigError};
 use costream_common::inherited::{ExporterPart, Inherited, MetricType};
-use costream_common::record::SourceName;
+use costream_common::record::{SourceName, USAGE_TABLE};
 
-use crate::config::{ExporterConfig, InvalidSource, Location, MetricsConfig, Rows, SourceConfig};
+use crate::config::{ExporterConfig, InvalidSource, Location, MetricsConfig, Points, Rows, SourceConfig};
 use crate::profile::ProfileName;
 
 /// Where the exporters that are replaced listen.
@@ -34,15 +34,21 @@ pub enum LoadError {
     /// An inherited one of which nothing is to be polled.
     #[error("configuration {}: it has no exporterConfig: there is nothing to poll", .0.display())]
     Nothing(PathBuf),
-    /// An inherited one that asks for usage.
-    #[error("configuration {}: {of}: metricType {kind} is not for this program", path.display())]
-    MetricType {
+    /// An inherited one that asks for rows of any make.
+    #[error("configuration {}: {of}: metricType generic is not for this program", path.display())]
+    Generic {
         /// The file.
         path: PathBuf,
         /// The ExporterScraperConfig.
         of: String,
-        /// What it asks for.
-        kind: &'static str,
+    },
+    /// An inherited one that asks for usage of nobody.
+    #[error("configuration {}: {of}: metricType resource needs ResourceId among its additionalVariables", path.display())]
+    NoResource {
+        /// The file.
+        path: PathBuf,
+        /// The ExporterScraperConfig.
+        of: String,
     },
 }
 
@@ -91,13 +97,19 @@ pub fn exporter(inherited: &Inherited, path: &Path) -> Result<ExporterConfig, Lo
 }
 
 fn source(part: &ExporterPart, inherited: &Inherited, path: &Path) -> Result<SourceConfig, LoadError> {
-    if part.metric_type != MetricType::Cost {
-        let (of, kind) = (part.name.clone(), part.metric_type.as_str());
-        return Err(LoadError::MetricType { path: path.to_owned(), of, kind });
-    }
+    let (path_of, of) = (|| path.to_owned(), || part.name.clone());
+    let rows = match (&part.metric_type, &part.resource_id) {
+        (MetricType::Cost, _) => Rows::Charges,
+        (MetricType::Resource, Some(resource_id)) => {
+            let table = part.table.clone().unwrap_or_else(|| USAGE_TABLE.to_owned());
+            Rows::Points(Points { resource_id: resource_id.clone(), table })
+        }
+        (MetricType::Resource, None) => return Err(LoadError::NoResource { path: path_of(), of: of() }),
+        (MetricType::Generic(_), _) => return Err(LoadError::Generic { path: path_of(), of: of() }),
+    };
     let name = SourceName::new(&part.name).map_err(|error| LoadError::Source {
-        path: path.to_owned(),
-        of: part.name.clone(),
+        path: path_of(),
+        of: of(),
         source: error.into(),
     })?;
     Ok(SourceConfig {
@@ -105,6 +117,6 @@ fn source(part: &ExporterPart, inherited: &Inherited, path: &Path) -> Result<Sou
         location: Location::Call { call: Box::new(part.call.clone()), resources: inherited.resources.clone() },
         profile: ProfileName::Auto,
         poll_interval: Some(part.interval),
-        rows: Rows::Charges,
+        rows,
     })
 }

@@ -155,18 +155,7 @@ impl Report {
         if keep_labels {
             converter.keep_labels();
         }
-        Ok(Self {
-            file,
-            profile: resolved,
-            version,
-            converter,
-            rules,
-            chunks,
-            open,
-            row: 0,
-            state,
-            _reader: reader,
-        })
+        Ok(Self { file, profile: resolved, version, converter, rules, chunks, open, row: 0, state, _reader: reader })
     }
 
     /// The schema of every batch: the report's columns in its order, then `x_row`.

@@ -111,8 +111,11 @@ impl Sums {
         for (source, generations) in points {
             sums.add_usage(source.as_str(), &generations, spool.max_series(), &mut usage)?;
         }
-        usage.sort_by(|a, b| (&a.name, &a.source).cmp(&(&b.name, &b.source)));
-        write_usage(&usage, &mut sums.text);
+        // Where all rows are shown, these are among them.
+        if !spool.has_rows() {
+            usage.sort_by(|a, b| (&a.name, &a.source).cmp(&(&b.name, &b.source)));
+            write_usage(&usage, &mut sums.text);
+        }
         Ok(sums)
     }
 

@@ -458,6 +458,42 @@ async fn rows_outlive_a_restart_and_several_sources_are_told_apart() {
     assert_eq!(rows(&metrics(&exporter, None).await).len(), 4);
 }
 
+/// As Azure Monitor answers: a value of many digits, one that is whole, a point without one, and a very small one.
+const USAGE: &str = r#"{"cost": 0, "timespan": "2024-09-18T10:00:00Z/2024-09-18T11:00:00Z", "interval": "PT15M", "value": [{
+  "id": "x", "type": "Microsoft.Insights/metrics", "name": {"value": "Percentage CPU", "localizedValue": "Percentage CPU"},
+  "unit": "Percent", "timeseries": [{"metadatavalues": [], "data": [
+    {"timeStamp": "2024-09-18T10:00:00Z", "average": 0.12345678901234}, {"timeStamp": "2024-09-18T10:15:00Z", "average": 5.25},
+    {"timeStamp": "2024-09-18T10:30:00Z"}, {"timeStamp": "2024-09-18T10:45:00Z", "average": 1e-12}]}]}]}"#;
+
+#[tokio::test]
+async fn usage_is_shown_point_by_point_with_every_digit_and_none_where_there_was_none() {
+    let vm = "/subscriptions/s1/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm1";
+    let config = SAMPLE.replace("/sample.csv", "/usage.json?ct=text/csv").replace("cost", "resource");
+    let config = format!("{config}    additionalVariables:\n      ResourceId: {vm}\n");
+    for content_type in ["application/json", "text/csv"] {
+        let house = House::new();
+        let server = serve(move |_| Answer::new(200, USAGE).with("Content-Type", content_type));
+        house.secret(&[("server-url", &server.url("/"))]);
+        let exporter = house.start(&config).await;
+        poll(&exporter).await.expect("an answer");
+        let sample = |average: &str, time: &str, value: &str| {
+            format!(
+                "percentage_cpu{{ResourceId=\"{vm}\",average=\"{average}\",metricName=\"Percentage CPU\",\
+                 timestamp=\"2024-09-18T10:{time}:00Z\",unit=\"Percent\"}} {value}\n"
+            )
+        };
+        let expected = format!(
+            "# HELP percentage_cpu \n# TYPE percentage_cpu gauge\n{}{}{}",
+            sample("0.12345678901234", "00", "0.12345678901234"),
+            sample("5.25", "15", "5.25"),
+            sample("0.000000000001", "45", "1e-12"),
+        );
+        assert_eq!(metrics(&exporter, None).await, expected);
+        let text = metrics(&exporter, Some("text/plain;version=0.0.4")).await;
+        assert!(text.starts_with(&expected) && text.matches("# TYPE percentage_cpu ").count() == 1, "{text}");
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_a_source_is_said_at_the_start() {
     let house = House::new();
@@ -466,6 +502,7 @@ async fn what_cannot_be_a_source_is_said_at_the_start() {
         (SAMPLE.replace("/sample.csv", "/<who>"), "<who> is not among additionalVariables"),
         (SAMPLE.replace("duration: 1h", "duration: soon"), "line 13"),
         ("kind: Secret\nmetadata: {name: a}\n".to_owned(), "it has no exporterConfig"),
+        (SAMPLE.replace("metricType: cost", "metricType: resource"), "needs ResourceId"),
         (format!("{SAMPLE}---\n{SAMPLE}"), "two ExporterScraperConfigs are called report-endpoint"),
     ] {
         let error = house.load(&config).expect_err(says);

@@ -13,6 +13,7 @@
 
 mod body;
 mod metrics;
+mod points;
 mod records;
 mod rows;
 
@@ -35,6 +36,7 @@ use serde::Deserialize;
 
 use self::body::{Refusal, all, answer, pulled, refused};
 use self::metrics::{Shown, SourceState};
+use self::points::PointsText;
 use self::records::{Arrow, Rows, Text};
 use self::rows::RowsText;
 use crate::Inner;
@@ -93,7 +95,8 @@ async fn metrics(State(inner): State<Arc<Inner>>, headers: HeaderMap) -> Respons
         let chunks = chunks(metrics::chunks(&shown, format));
         return answer(&headers, format.content_type(), &tag, chunks);
     }
-    let rows = RowsText::new(polls.spool.current(), inner.sources.len() > 1);
+    let (current, with_source) = (polls.spool.current(), inner.sources.len() > 1);
+    let rows = RowsText::new(current.clone(), with_source).chain(PointsText::new(current, with_source));
     let is_down = |source: &SourceState| source.status.up == Some(false);
     let rest = if is_bare {
         let mut writer = TextWriter::new(format);

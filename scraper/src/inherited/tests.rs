@@ -82,7 +82,7 @@ spec: {{username: crate, passwordSecretRef: {{name: db-password, key: password}}
 
     /// The records of every upload.
     fn uploads(&self) -> Vec<Vec<Value>> {
-        self.handler.asked().iter().map(|asked| serde_json::from_str(&asked.body).expect("a list")).collect()
+        self.handler.asked().iter().map(|asked| serde_json::from_slice(&asked.body).expect("a list")).collect()
     }
 }
 
@@ -106,7 +106,8 @@ process_cpu_seconds_total 1
     assert_eq!(asked.header("content-type"), Some("application/json"));
     let login = base64::engine::general_purpose::STANDARD.encode("crate:first");
     assert_eq!(asked.header("authorization"), Some(&*format!("Basic {login}")), "without the line break");
-    assert!(asked.body.contains(r#""value":-2.6137,"#) && asked.body.contains(r#""value":1e+06,"#), "{}", asked.body);
+    let body = String::from_utf8_lossy(&asked.body);
+    assert!(body.contains(r#""value":-2.6137,"#) && body.contains(r#""value":1e+06,"#), "{body}");
     let uploads = house.uploads();
     let labels = json!({"BilledCost": "-2.61370000000", "Tags": "a: \"b\"", "Cost Centre": ""});
     assert_eq!(uploads[0][0]["labels"], labels);

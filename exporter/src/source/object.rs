@@ -198,7 +198,9 @@ impl Bucket {
             };
             listed.list(&path[..fixed], Depth::All).await?;
             listed.objects.retain(|path, _| pattern.matches_with(path, options));
-            let found = listed.objects.keys().map(|path| Found::file(path, &path[fixed..])).collect();
+            let files =
+                listed.objects.iter().filter(|(path, stamp)| !layout::marks_folder(&listed.objects, path, stamp));
+            let found = files.map(|(path, _)| Found::file(path, &path[fixed..])).collect();
             return Ok((Layout::Plain, found));
         }
         let may_be_object = !is_folder && !path.is_empty() && matches!(self.layout, Layout::Auto | Layout::Plain);

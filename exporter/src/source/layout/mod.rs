@@ -65,7 +65,7 @@ pub(super) struct Named {
 }
 
 /// What was listed, by path.
-type Objects = BTreeMap<String, Stamp>;
+pub(super) type Objects = BTreeMap<String, Stamp>;
 
 /// The reports below a folder: `prefix` is its path with a slash behind (or nothing), `root` how it is called. Says
 /// which layout they are in, where that was left to us.
@@ -111,18 +111,13 @@ struct Folder<'a> {
 }
 
 impl<'a> Folder<'a> {
-    /// Every file: its path, what of that lies below the folder, and its stamp. Hidden ones are left out, and the
-    /// empty objects by which some tools mark a folder.
+    /// Every file: its path, what of that lies below the folder, and its stamp. Hidden ones are left out, and what
+    /// marks a folder.
     fn files(&self) -> impl Iterator<Item = (&'a String, &'a str, &'a Stamp)> + use<'a, '_> {
         self.objects.iter().filter_map(|(path, stamp)| {
             let below = path.strip_prefix(self.prefix)?;
             let is_hidden = below.split('/').any(|part| part.starts_with('.'));
-            let has_files = || {
-                let folder = format!("{path}/");
-                let next = self.objects.range(folder.clone()..).next();
-                next.is_some_and(|(next, _)| next.starts_with(&folder))
-            };
-            let is_left_out = is_hidden || below.is_empty() || (stamp.is_empty() && has_files());
+            let is_left_out = is_hidden || below.is_empty() || marks_folder(self.objects, path, stamp);
             (!is_left_out).then_some((path, below, stamp))
         })
     }
@@ -132,6 +127,16 @@ impl<'a> Folder<'a> {
         let named = if below.is_empty() { self.name } else { below };
         if named.is_empty() { "root".to_owned() } else { named.to_owned() }
     }
+}
+
+/// Whether an object is one of those by which some tools mark a folder: empty, and called as one, or with files below it.
+pub(super) fn marks_folder(objects: &Objects, path: &str, stamp: &Stamp) -> bool {
+    let has_files = || {
+        let folder = format!("{path}/");
+        let next = objects.range(folder.clone()..).next();
+        next.is_some_and(|(next, _)| next.starts_with(&folder))
+    };
+    stamp.is_empty() && (!path[folder_of(path).len()..].contains('.') || has_files())
 }
 
 fn plain(folder: &Folder<'_>) -> Vec<Found> {

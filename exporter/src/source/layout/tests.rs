@@ -124,8 +124,10 @@ fn files_without_a_manifest_are_one_report_a_folder_or_one_each() {
         "e/billing_period=2026-08/focus-000000000001.csv.gz",
         "e/billing_period=2026-08/_SUCCESS",
         "e/billing_period=2026-09/focus-000000000000.csv.gz",
+        "e/lone marker",
         "e/marker",
         "e/marker/deep/b.csv",
+        "e/marker/deep/empty.csv, no marker",
         "e/top.csv",
     ];
     assert_eq!(
@@ -134,11 +136,11 @@ fn files_without_a_manifest_are_one_report_a_folder_or_one_each() {
             is("e", &["e/top.csv"]),
             is("billing_period=2026-08", &paths[1..3]),
             is("billing_period=2026-09", &paths[4..5]),
-            is("marker/deep", &paths[6..7]),
+            is("marker/deep", &paths[7..9]),
         ]
     );
     let each: Vec<_> = scopes(Layout::Oci, &paths, "e/", "s3://b/e").into_iter().map(|(scope, _)| scope).collect();
-    assert_eq!((each.len(), each[0].as_str()), (6, "billing_period=2026-08/_SUCCESS"));
+    assert_eq!((each.len(), each[0].as_str()), (7, "billing_period=2026-08/_SUCCESS"));
     for layout in [Layout::Plain, Layout::Auto] {
         assert_eq!(scopes(layout, &paths, "e/", "gs://b/e"), [is("top.csv", &["e/top.csv"])]);
     }

@@ -107,6 +107,9 @@ fn source(part: &ExporterPart, inherited: &Inherited, path: &Path) -> Result<Sou
         (MetricType::Resource, None) => return Err(LoadError::NoResource { path: path_of(), of: of() }),
         (MetricType::Generic(_), _) => return Err(LoadError::Generic { path: path_of(), of: of() }),
     };
+    if let Some(provider) = &part.provider {
+        tracing::warn!(source = part.name, %provider, "the usage of the report's resources is not polled by this source");
+    }
     let name = SourceName::new(&part.name).map_err(|error| LoadError::Source {
         path: path_of(),
         of: of(),

@@ -68,7 +68,9 @@ impl Rows {
             }
         }
         if records.n_found == 0 {
-            return Err(DecodeError::Empty { file: reading.file.clone() });
+            let file = reading.file.clone();
+            let is_list = records.form == Form::Array;
+            return Err(if is_list { DecodeError::Empty { file } } else { DecodeError::NoList { file } });
         }
         if reading.columns == Columns::Sorted {
             keys.sort();

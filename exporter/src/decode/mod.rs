@@ -333,6 +333,7 @@ async fn open_kept<R: KeptRows>(
     let stopped = DecodeError::Stopped { file: reading.file.clone(), row: 0 };
     let (name, named) = oneshot::channel();
     let (sender, chunks) = mpsc::channel(N_READY_CHUNKS);
+    // The second thread of a poll, beside the writer's: of the runtime's 512, a poll must be able to have both.
     let reader = AbortOnDropHandle::new(tokio::task::spawn_blocking(move || {
         let mut rows = match open(kept, &reading) {
             Ok(rows) => rows,

@@ -116,6 +116,7 @@ async fn json_that_cannot_be_read_is_an_error_that_names_the_place() {
         ("[]".to_owned(), "costs.csv is empty"),
         (r#"{"items": []}"#.to_owned(), "costs.csv has no column BilledCost"),
         ("[{}]".to_owned(), "costs.csv has no column BilledCost"),
+        (format!(r#"{{"items": [], "x": "{long}"}}"#), "costs.csv is JSON without an array of objects"),
         (r#"{"error": {"code": "NotFound"}}"#.to_owned(), "costs.csv has no column BilledCost"),
         (whole.to_owned(), "costs.csv is JSON that ends early, after row 1 (line 1)"),
         (format!("{whole}\n{{\"BilledCost\": \"2"), "costs.csv is JSON that ends early, after row 1 (line 2)"),

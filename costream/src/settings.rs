@@ -171,6 +171,18 @@ mod tests {
     }
 
     #[test]
+    fn an_inherited_file_is_taken_and_keeps_to_this_machine() {
+        let file = "kind: ExporterScraperConfig
+metadata: {name: azure}
+spec: {exporterConfig: {api: {path: /a.csv, endpointRef: {name: e}}, pollingInterval: 12h}}
+";
+        let settings = settings(Some(file), &[], Some("data")).expect("a good file");
+        assert_eq!(settings.source_names()[0].as_str(), "azure");
+        assert_eq!(settings.exporter.sources[0].poll_interval, Some(std::time::Duration::from_secs(12 * 3600)));
+        assert!(settings.exporter.metrics.rows && settings.exporter.listen_address == LISTEN_ADDRESS);
+    }
+
+    #[test]
     fn nothing_given_means_the_sample() {
         for config in [None, Some("handler: {}\n")] {
             let settings = settings(config, &[], Some("data")).expect("defaults");

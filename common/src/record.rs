@@ -318,12 +318,26 @@ pub enum RowKind {
         /// The table they go to.
         table: String,
     },
+    /// Rows of any columns, one of which is a number: the snapshot takes the place of its scope's rows in a table of its own.
+    Generic {
+        /// The table they go to.
+        table: String,
+        /// What the number is called in an exposition.
+        metric: String,
+        /// The column of the number; the others are text.
+        value: String,
+    },
 }
 
 impl RowKind {
     /// Whether the rows are charges.
     pub fn is_charges(&self) -> bool {
         *self == Self::Charges
+    }
+
+    /// Whether each row takes the place of the one with its key, and the snapshot no scope's.
+    pub fn is_by_key(&self) -> bool {
+        matches!(self, Self::Points { .. })
     }
 }
 

@@ -87,8 +87,8 @@ pub(crate) async fn reconcile(args: ReconcileArgs) -> Result<Status, ReconcileEr
         let mut config = settings.exporter;
         config.spool_dir = copy.path().to_owned();
         config.csv_reader = CsvReader::Automaton;
-        // Usage has no sums to agree on, and asking for it takes from a budget.
-        config.sources.retain(|source| !source.is_usage());
+        // Others have no sums to agree on, and asking for usage takes from a budget.
+        config.sources.retain(costream_exporter::config::SourceConfig::is_of_charges);
         let exporter = Exporter::start(config).await?;
         for outcome in exporter.poll_all().await {
             if let Err(error) = outcome.result {

@@ -157,6 +157,20 @@ pub enum Rows {
     Charges,
     /// Points of usage: each report is one answer of Azure Monitor.
     Points(Points),
+    /// Anything: rows of any columns, one of which is a number.
+    Generic(Generic),
+}
+
+/// What rows of any columns do not say themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generic {
+    /// The place of the column that is a number, from 0, in the order in which the columns are read.
+    pub value_column: usize,
+    /// What the number is called in an exposition.
+    pub metric: String,
+    /// The table that the rows go to.
+    pub table: String,
 }
 
 /// What an answer of Azure Monitor does not say itself.
@@ -275,6 +289,9 @@ pub enum InvalidSource {
     /// A secret in the configuration.
     #[error("`object_store`: {0} is a secret: it is `{{file: ...}}`, `{{env: ...}}` or `{{kubernetes: ...}}`")]
     PlainSecret(String),
+    /// Rows that are two things.
+    #[error("`points` and `generic` exclude each other")]
+    TwoKinds,
     /// Two sets of credentials.
     #[error("`bearer_token` and `basic_auth` exclude each other")]
     TwoCredentials,
@@ -309,12 +326,13 @@ struct SourceKeys {
     object_store: BTreeMap<String, HeaderSource>,
     azure_monitor: Option<AzureMonitor>,
     points: Option<Points>,
+    generic: Option<Generic>,
 }
 
 impl SourceConfig {
-    /// Whether its rows are usage, and no charges.
-    pub fn is_usage(&self) -> bool {
-        matches!(self.rows, Rows::Points(_)) || matches!(self.location, Location::AzureMonitor(_))
+    /// Whether its rows are charges.
+    pub fn is_of_charges(&self) -> bool {
+        matches!(self.rows, Rows::Charges) && !matches!(self.location, Location::AzureMonitor(_))
     }
 }
 
@@ -333,7 +351,11 @@ impl TryFrom<SourceKeys> for SourceConfig {
         if keys.bearer_token.is_some() && keys.basic_auth.is_some() {
             return Err(InvalidSource::TwoCredentials);
         }
-        let for_reports = [("profile", keys.profile.is_some()), ("points", keys.points.is_some())];
+        let for_reports = [
+            ("profile", keys.profile.is_some()),
+            ("points", keys.points.is_some()),
+            ("generic", keys.generic.is_some()),
+        ];
         let location = match (keys.path, keys.url, keys.azure_monitor) {
             (Some(path), None, None) => match (first(&for_servers).or(first(&for_buckets[1..])), keys.layout) {
                 (Some(key), _) => return Err(InvalidSource::NotForFiles(key)),
@@ -368,7 +390,12 @@ impl TryFrom<SourceKeys> for SourceConfig {
         }
         let profile = keys.profile.unwrap_or(ProfileName::Auto);
         let name = keys.name.map_or_else(|| location.name(), |name| Ok(SourceName::new(&name)?))?;
-        let rows = keys.points.map_or(Rows::Charges, Rows::Points);
+        let rows = match (keys.points, keys.generic) {
+            (None, None) => Rows::Charges,
+            (Some(points), None) => Rows::Points(points),
+            (None, Some(generic)) => Rows::Generic(generic),
+            (Some(_), Some(_)) => return Err(InvalidSource::TwoKinds),
+        };
         Ok(Self { name, location, profile, poll_interval, rows })
     }
 }
@@ -650,6 +677,11 @@ mod tests {
             ),
             ("  sources:\n    - {url: 's3://b/', object_store: {AWS_SECRET_ACCESS_KEY: pw}}\n", 3, "is a secret"),
             ("  sources:\n    - {path: a, points: {}}\n", 3, "resource_id"),
+            (
+                "  sources:\n    - {path: a, points: {resource_id: /a}, generic: {value_column: 0, metric: m, table: t}}\n",
+                3,
+                "exclude each other",
+            ),
             (
                 "  sources:\n    - azure_monitor: {auth: {bearer_token: {env: T}}, ask: [{resources: [/s], metrics: [{name: a}]}]}\n",
                 3,

@@ -4,14 +4,16 @@
 use std::path::{Path, PathBuf};
 
 use costream_common::config::{self, ConfigError};
-use costream_common::inherited::{ExporterPart, Inherited, MetricType};
+use costream_common::inherited::{self, ExporterPart, Inherited, MetricType};
 use costream_common::record::{SourceName, USAGE_TABLE};
 
-use crate::config::{ExporterConfig, InvalidSource, Location, MetricsConfig, Points, Rows, SourceConfig};
+use crate::config::{ExporterConfig, Generic, InvalidSource, Location, MetricsConfig, Points, Rows, SourceConfig};
 use crate::profile::ProfileName;
 
 /// Where the exporters that are replaced listen.
 const LISTEN_ADDRESS: &str = "0.0.0.0:2112";
+/// The table of rows of any make, where no other is named.
+const GENERIC_TABLE: &str = "generic";
 
 /// A configuration file that is none.
 #[derive(Debug, thiserror::Error)]
@@ -34,14 +36,6 @@ pub enum LoadError {
     /// An inherited one of which nothing is to be polled.
     #[error("configuration {}: it has no exporterConfig: there is nothing to poll", .0.display())]
     Nothing(PathBuf),
-    /// An inherited one that asks for rows of any make.
-    #[error("configuration {}: {of}: metricType generic is not for this program", path.display())]
-    Generic {
-        /// The file.
-        path: PathBuf,
-        /// The ExporterScraperConfig.
-        of: String,
-    },
     /// An inherited one that asks for usage of nobody.
     #[error("configuration {}: {of}: metricType resource needs ResourceId among its additionalVariables", path.display())]
     NoResource {
@@ -105,7 +99,11 @@ fn source(part: &ExporterPart, inherited: &Inherited, path: &Path) -> Result<Sou
             Rows::Points(Points { resource_id: resource_id.clone(), table })
         }
         (MetricType::Resource, None) => return Err(LoadError::NoResource { path: path_of(), of: of() }),
-        (MetricType::Generic(_), _) => return Err(LoadError::Generic { path: path_of(), of: of() }),
+        (MetricType::Generic(inherited::Generic { value_column_index, metric_name }), _) => Rows::Generic(Generic {
+            value_column: *value_column_index,
+            metric: metric_name.clone(),
+            table: part.table.clone().unwrap_or_else(|| GENERIC_TABLE.to_owned()),
+        }),
     };
     if let Some(provider) = &part.provider {
         tracing::warn!(source = part.name, %provider, "the usage of the report's resources is not polled by this source");

@@ -1,7 +1,7 @@
 //! The exporter: sources of cost reports in, snapshots of exact records out, over HTTP.
 //!
 //! A report meets the modules in this order, and a module uses only those before it: profile, budget, decode, dimensions,
-//! config, inherited, source, convert, report, assemble, points, rollup, rows, snapshot, sums, telemetry, usage, poll, expose.
+//! config, inherited, source, convert, report, assemble, points, generic, rollup, rows, snapshot, sums, telemetry, usage, poll, expose.
 //! Usage is asked for in `usage`, piece by piece, where a report is fetched by `source`.
 //!
 //! Peak memory: per poll under way a few batches on each side of the disk, per reader one batch;
@@ -14,6 +14,7 @@ pub mod convert;
 pub mod decode;
 mod dimensions;
 mod expose;
+mod generic;
 pub mod inherited;
 mod points;
 mod poll;
@@ -43,6 +44,7 @@ use crate::telemetry::Telemetry;
 
 pub use crate::dimensions::{DimensionError, Dimensions};
 pub use crate::expose::ARROW;
+pub use crate::generic::GenericError;
 pub use crate::points::report::PointsError;
 pub use crate::poll::{PollError, PollOutcome, Polled, Progress};
 pub use crate::snapshot::{SpoolError, spooled_snapshots};

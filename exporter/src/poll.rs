@@ -9,6 +9,8 @@
 //! before a second try takes no place. A source has at most as many reports waiting as there are places, so that one
 //! with many does not keep the others from theirs.
 
+mod keep;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,14 +25,15 @@ use futures::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use self::keep::Keeping;
 use crate::assemble::{AssembleError, Assembly, Piece};
-use crate::config::{self, Rows};
+use crate::config::Rows;
 use crate::decode::{CsvReader, DecodeError, Limits};
-use crate::points;
+use crate::generic::GenericError;
 use crate::points::report::PointsError;
 use crate::profile::ProfileName;
 use crate::report::DecodeOptions;
-use crate::snapshot::{Generation, Intake, ReportFacts, Spool, SpoolError};
+use crate::snapshot::{Generation, ReportFacts, Spool, SpoolError};
 use crate::source::{Fetched, Item, Parts, Seen, Source, SourceError};
 use crate::sums::Ready;
 use crate::telemetry::{Ended, Telemetry};
@@ -99,6 +102,9 @@ pub enum PollError {
     /// The bytes are no points of usage.
     #[error(transparent)]
     Points(#[from] PointsError),
+    /// The bytes are no rows of any make.
+    #[error(transparent)]
+    Generic(#[from] GenericError),
 }
 
 impl PollError {
@@ -412,6 +418,7 @@ impl Polling {
         let conversion = match &self.source.rows {
             Rows::Charges => format!("{} {}{rows}", env!("CARGO_PKG_VERSION"), self.source.profile),
             Rows::Points(points) => format!("{} {points:?}", env!("CARGO_PKG_VERSION")),
+            Rows::Generic(generic) => format!("{} {generic:?}", env!("CARGO_PKG_VERSION")),
         };
         // Other rules would make other records of the same bytes.
         let last = polls.spool.get(&key).filter(|generation| generation.manifest.report.conversion == conversion);
@@ -428,11 +435,26 @@ impl Polling {
             (Fetched::Unfinished, None) => return Err(SourceError::Unfinished(item.shown.clone()).into()),
         };
         let flight = InFlight::new(polls, key.clone());
+        let flight = &flight.flight;
+        let keeping = |key| Keeping { polls, key, conversion: conversion.clone(), last: last.clone() };
         let (generation, changed, read_bytes) = match &self.source.rows {
-            Rows::Charges => self.write(polls, key, parts, columns, conversion, last.as_ref(), &flight.flight).await?,
-            Rows::Points(of) => keep_points(polls, key, of, parts, conversion, last.as_ref()).await?,
+            Rows::Charges => self.write(polls, key, parts, columns, conversion, last.as_ref(), flight).await?,
+            Rows::Points(of) => keeping(key).points(parts, of).await?,
+            Rows::Generic(of) => keeping(key).generic(parts, self.options(polls, &item.shown), of, flight).await?,
         };
         Ok(polled(&generation, changed, read_bytes, began))
+    }
+
+    /// How a report is read that is called `file`.
+    fn options(&self, polls: &Polls, file: &str) -> DecodeOptions {
+        DecodeOptions {
+            profile: self.source.profile,
+            file: file.to_owned(),
+            limits: polls.limits,
+            csv_reader: polls.csv_reader,
+            scratch: polls.spool.scratch(),
+            keep_labels: polls.spool.has_rows(),
+        }
     }
 
     /// Brings a report to the disk; says whether it became a new generation, and its bytes.
@@ -447,14 +469,7 @@ impl Polling {
         last: Option<&Arc<Generation>>,
         flight: &Flight,
     ) -> Result<(Arc<Generation>, bool, u64), Halt> {
-        let options = DecodeOptions {
-            profile: self.source.profile,
-            file: key.scope.to_string(),
-            limits: polls.limits,
-            csv_reader: polls.csv_reader,
-            scratch: polls.spool.scratch(),
-            keep_labels: polls.spool.has_rows(),
-        };
+        let options = self.options(polls, key.scope.as_str());
         let mut assembly = Assembly::open(parts, options, columns).await?;
         let (pieces, received) = mpsc::channel(N_READY_PIECES);
         let (spool, file, schema) = (polls.spool.clone(), assembly.file().to_owned(), assembly.schema());
@@ -527,44 +542,6 @@ impl Polling {
             }
         }
     }
-}
-
-/// Brings an answer of Azure Monitor to the disk; says whether it became a new generation, and its bytes.
-async fn keep_points(
-    polls: &Polls,
-    key: ScopeKey,
-    of: &config::Points,
-    mut parts: Parts,
-    conversion: String,
-    last: Option<&Arc<Generation>>,
-) -> Result<(Arc<Generation>, bool, u64), PollError> {
-    let Some(part) = parts.next().await? else {
-        return Err(DecodeError::Empty { file: key.scope.to_string() }.into());
-    };
-    let read = points::report::read(part.bytes, &part.shown, &of.resource_id.as_str().into()).await;
-    let read_bytes = parts.bytes();
-    polls.telemetry.read(&key.source, read_bytes);
-    let mut points = match read {
-        Ok(points) => points,
-        Err(error) => return Err(parts.failure().map_or(PollError::Points(error), PollError::Source)),
-    };
-    if parts.next().await?.is_some() {
-        let reason = "an answer of Azure Monitor is one file, and this is an export of several".to_owned();
-        return Err(SourceError::NoFiles { given: key.scope.to_string(), reason }.into());
-    }
-    let seen = parts.seal().await?;
-    if let Some(last) = last.filter(|last| seen.digest.is_some() && last.seen().digest == seen.digest) {
-        let noting = Arc::clone(last);
-        let noted = tokio::task::spawn_blocking(move || noting.seen_again(seen)).await;
-        noted.map_err(|error| SpoolError::Gone(error.to_string()))??;
-        return Ok((Arc::clone(last), false, read_bytes));
-    }
-    let kind = RowKind::Points { table: of.table.clone() };
-    let intake = Intake::begin(&polls.spool, key, part.shown, points::schema(), kind);
-    intake.add_all(points.ready()).await;
-    let (rules, _) = points.end();
-    let facts = ReportFacts { seen, conversion, profile: ProfileName::Strict, focus_version: None, rules };
-    Ok((intake.commit(facts).await?, true, read_bytes))
 }
 
 /// How long after a poll the next one comes.

@@ -11,9 +11,10 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use costream_common::exposition::encode::TextWriter;
 use costream_common::exposition::{Format, Kind};
-use costream_common::record::{GroupTotals, POINT_KEY, ScopeKey, SourceName};
+use costream_common::record::{GroupTotals, POINT_KEY, RowKind, ScopeKey, SourceName};
 
 use crate::dimensions::Dimensions;
+use crate::generic::series::AllSeries;
 use crate::points::last::{self, Finder};
 use crate::rollup::{Rollup, Series, period_label};
 use crate::snapshot::{Generation, Spool, SpoolError};
@@ -53,7 +54,9 @@ pub(crate) struct Sums {
     /// In chunks, the families of sums by source, period, currency and dimensions, those of the snapshots' control
     /// totals by source, period and currency, and the last values of usage. Gauges are written alike in every format.
     pub(crate) text: Vec<Bytes>,
-    /// Points of usage whose series are not shown, by source.
+    /// The series of generic rows, in order of their metrics and sources.
+    pub(crate) generic: Vec<Generic>,
+    /// Rows whose series are not shown, by source.
     pub(crate) left_out: BTreeMap<String, u64>,
     /// Refused rows, by source and reason.
     pub(crate) rejects: BTreeMap<(String, String), u64>,
@@ -71,6 +74,14 @@ struct Usage {
     last: last::Value,
 }
 
+/// The series of a snapshot of generic rows.
+#[derive(Clone, Debug)]
+pub(crate) struct Generic {
+    pub(crate) metric: String,
+    pub(crate) key: ScopeKey,
+    pub(crate) series: AllSeries,
+}
+
 /// Of days of usage, the last so many are looked at: a series that has ended is shown for a day more.
 const DAYS_SHOWN: usize = 2;
 
@@ -83,7 +94,11 @@ impl Sums {
         for generation in spool.current() {
             let snapshot = generation.snapshot();
             let source = snapshot.key.source.as_str();
-            if snapshot.kind.is_charges() {
+            if let RowKind::Generic { metric, .. } = &snapshot.kind {
+                let series = generation.shown()?.generic;
+                *sums.left_out.entry(source.to_owned()).or_default() += series.left_out;
+                sums.generic.push(Generic { metric: metric.clone(), key: snapshot.key.clone(), series });
+            } else if snapshot.kind.is_charges() {
                 generation.shown()?.series.iter().for_each(|one| series.add_series(one));
                 for (group, totals) in snapshot.totals.groups() {
                     let currency = group.currency.clone().unwrap_or_default();
@@ -116,6 +131,7 @@ impl Sums {
             usage.sort_by(|a, b| (&a.name, &a.source).cmp(&(&b.name, &b.source)));
             write_usage(&usage, &mut sums.text);
         }
+        sums.generic.sort_by(|a, b| (&a.metric, &a.key).cmp(&(&b.metric, &b.key)));
         Ok(sums)
     }
 

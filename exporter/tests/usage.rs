@@ -206,3 +206,41 @@ async fn an_answer_in_a_file_is_a_report_of_points() {
         assert_eq!(exporter.snapshots(), std::slice::from_ref(&snapshot));
     }
 }
+
+#[tokio::test]
+async fn rows_of_any_make_are_a_metric_and_records_of_their_own() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let csv = "team,month,tokens,note\nml,2024-09,12.5,\"a \"\"b\"\", c\"\nml,2024-09,12.5,\"a \"\"b\"\", c\"\nweb,2024-09,3,\nweb,2024-09,much,\n";
+    let path = write(&dir, "gen.csv", csv);
+    let generic = "generic: {value_column: 2, metric: My_Metric, table: tokens}";
+    let exporter = start(&dir, &format!("    - {{name: tokens, path: {path}, {generic}}}\n")).await;
+    let outcomes = exporter.poll_all().await;
+    assert!(failures(&outcomes).is_empty(), "{outcomes:?}");
+    let [snapshot] = exporter.snapshots().try_into().expect("one snapshot");
+    assert_eq!((snapshot.totals.rows(), snapshot.rejected), (3, 1));
+    let metrics = text(&exporter, "/metrics").await;
+    // As the exporter before this one has it, but for labels without a value, which are none, and twins, which are added up.
+    let expected = "# TYPE My_Metric gauge
+My_Metric{month=\"2024-09\",team=\"web\",tokens=\"3\"} 3
+My_Metric{month=\"2024-09\",note=\"a \\\"b\\\", c\",team=\"ml\",tokens=\"12.5\"} 25
+";
+    assert!(metrics.contains(expected), "{metrics}");
+    assert!(!metrics.contains("costream_control_charges{source=\"tokens\""), "{metrics}");
+    let records = text(&exporter, "/records").await;
+    assert!(
+        records.contains("generic_value{team=\"web\",month=\"2024-09\",tokens=\"3\",x_source=\"tokens\""),
+        "{records}"
+    );
+    assert_eq!(records.lines().filter(|line| line.starts_with("generic_value{")).count(), 3);
+    // What breaks off, or has no such column, leaves what was there.
+    for (body, says) in [("a,b\n1,2\n", "no column at place 2"), ("[{\"a\":1},{\"a", "ends early"), ("", "is empty")] {
+        write(&dir, "gen.csv", body);
+        let errors = failures(&exporter.poll_all().await);
+        assert!(errors.len() == 1 && errors[0].contains(says), "{errors:?}");
+        assert_eq!(exporter.snapshots(), std::slice::from_ref(&snapshot));
+    }
+    // The same bytes are the same snapshot.
+    write(&dir, "gen.csv", csv);
+    let outcomes = exporter.poll_all().await;
+    assert!(outcomes[0].result.as_ref().is_ok_and(|polled| !polled.changed), "{outcomes:?}");
+}

@@ -315,7 +315,7 @@ impl Pursuit {
         rejects: RejectsTable,
         shutdown: &CancellationToken,
     ) -> Result<Delivered, CycleError> {
-        let by_key = part == Part::Records && !snapshot.kind.is_charges();
+        let by_key = part == Part::Records && snapshot.kind.is_by_key();
         let asking = async {
             let committed = if by_key { None } else { self.sink.committed(table, &snapshot.key).await? };
             if let Some(committed) = committed.filter(|committed| *committed >= snapshot.snapshot) {
@@ -494,7 +494,9 @@ impl Part {
         match (self, &snapshot.kind) {
             (Self::Rejects, _) => Ok(TableName::rejects()),
             (Self::Records, RowKind::Charges) => Ok(TableName::costs()),
-            (Self::Records, RowKind::Points { table }) => table.parse().map_err(|error| wrong_kind(snapshot, &error)),
+            (Self::Records, RowKind::Points { table } | RowKind::Generic { table, .. }) => {
+                table.parse().map_err(|error| wrong_kind(snapshot, &error))
+            }
         }
     }
 }

@@ -196,8 +196,11 @@ pub(crate) fn text_body(format: Format, snapshot: &Snapshot, batches: &[RecordBa
             None,
         );
     }
-    let (name, value_column) =
-        if snapshot.kind.is_charges() { ("billed_cost", "BilledCost") } else { ("usage_average", "average") };
+    let (name, value_column) = match &snapshot.kind {
+        RowKind::Charges => ("billed_cost", "BilledCost"),
+        RowKind::Points { .. } => ("usage_average", "average"),
+        RowKind::Generic { value, .. } => ("generic_value", value.as_str()),
+    };
     writer.family(name, Kind::Gauge, "Rows.");
     for batch in batches {
         for row in 0..batch.num_rows() {

@@ -148,6 +148,35 @@ async fn points_are_stored_by_key_with_their_own_columns_whole_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn rows_of_any_make_take_their_scopes_place_in_a_table_of_their_own() {
+    for records in [Records::Arrow, Records::Text] {
+        let exporter = Arc::new(FakeExporter::default());
+        let mut held = held_points("gen.csv", 1, "", &["5.25", "7"]);
+        // Any columns will do: but for the number they are text.
+        let places = [0, 1, 3, 5];
+        held.records = held.records.iter().map(|batch| batch.project(&places).expect("columns")).collect();
+        held.snapshot.kind = RowKind::Generic {
+            table: "tokens".to_owned(),
+            metric: "My_Metric".to_owned(),
+            value: "average".to_owned(),
+        };
+        exporter.hold(held);
+        let store = FakeStore::new(100);
+        let target = TargetConfig { records, ..target(&exporter.serve().await) };
+        let report = one(&scraper(vec![target], Duration::ZERO, into(&store))).await;
+        assert!(report.is_complete(), "{report:?}");
+        let (_, batches) = store.of("tokens", "gen.csv").expect("stored");
+        let [batch] = batches.as_slice() else { panic!("{batches:?}") };
+        let names: Vec<_> = batch.schema_ref().fields().iter().map(|field| field.name().clone()).collect();
+        assert_eq!(names, ["resourceid", "metricname", "average", "x_row"]);
+        assert_eq!(
+            batch.column(2).as_primitive::<Decimal128Type>().values(),
+            &[5_250_000_000_000_000_000, 7_000_000_000_000_000_000]
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_table_that_is_none_is_told_and_stops_no_other_scope() {
     let exporter = Arc::new(FakeExporter::default());
     exporter.hold(held_points("2026-11-25", 1, "no table", &["1"]));

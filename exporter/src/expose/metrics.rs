@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use costream_common::exposition::encode::{TextWriter, float};
 use costream_common::exposition::{Format, Kind};
-use costream_common::record::SourceName;
+use costream_common::record::{SourceName, X_SCOPE, X_SOURCE};
 
 use crate::poll::Status;
-use crate::sums::Sums;
+use crate::sums::{Generic, Sums};
 
 /// What is said of each source, beside its bill.
 pub(super) struct SourceState {
@@ -30,6 +30,7 @@ pub(super) struct Shown {
 /// The chunks of one answer.
 pub(super) fn chunks(shown: &Shown, format: Format) -> Vec<Bytes> {
     let mut writer = TextWriter::new(format);
+    write_generic(&mut writer, shown);
     states(&mut writer, shown);
     let states = writer.take();
     writer.finish();
@@ -47,6 +48,26 @@ pub(super) fn ups<'a>(writer: &mut TextWriter, sources: impl Iterator<Item = &'a
     }
     for (source, up) in sources {
         writer.sample(name, [("source", source.name.as_str())], &u8::from(up).to_string(), None);
+    }
+}
+
+/// Writes the series of generic rows: each metric is a family.
+pub(super) fn write_generic(writer: &mut TextWriter, shown: &Shown) {
+    let all = &shown.sums.generic;
+    let with_source = shown.sources.len() > 1;
+    let mut family = "";
+    for Generic { metric, key, series } in all {
+        if family != metric {
+            family = metric;
+            writer.family(metric, Kind::Gauge, "Rows of a report, those of one series added up");
+        }
+        // What tells the series of several sources, or reports, apart.
+        let source = with_source.then_some((X_SOURCE, key.source.as_str()));
+        let is_alone = all.iter().filter(|other| other.key.source == key.source).nth(1).is_none();
+        let scope = (!is_alone).then_some((X_SCOPE, key.scope.as_str()));
+        for one in &series.all {
+            writer.sample(metric, series.labels(one).chain(source).chain(scope), &one.sum.to_string(), None);
+        }
     }
 }
 
@@ -116,8 +137,9 @@ fn states(writer: &mut TextWriter, shown: &Shown) {
             writer.sample(name, [("source", source.as_str()), (label, what.as_str())], &count.to_string(), None);
         }
     }
-    let name = "costream_usage_left_out_points";
-    writer.family(name, Kind::Gauge, "Points whose series are not shown here, beyond max_series; /records has them");
+    let name = "costream_metrics_left_out_rows";
+    let help = "Points of usage and generic rows whose series are not shown here, beyond max_series; /records has them";
+    writer.family(name, Kind::Gauge, help);
     for (source, count) in &shown.sums.left_out {
         writer.sample(name, [("source", source.as_str())], &count.to_string(), None);
     }

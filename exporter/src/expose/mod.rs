@@ -100,6 +100,7 @@ async fn metrics(State(inner): State<Arc<Inner>>, headers: HeaderMap) -> Respons
     let is_down = |source: &SourceState| source.status.up == Some(false);
     let rest = if is_bare {
         let mut writer = TextWriter::new(format);
+        metrics::write_generic(&mut writer, &shown);
         metrics::ups(&mut writer, shown.sources.iter().filter(|source| is_down(source)));
         vec![writer.take()]
     } else {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use chrono::{DateTime, SecondsFormat};
 use costream_common::exposition::escape::escape_value;
-use costream_common::record::{POINT_KEY, X_SOURCE};
+use costream_common::record::{POINT_KEY, RowKind, X_SOURCE};
 
 use super::records::RecordsError;
 use crate::points::last::exposed_name;
@@ -35,7 +35,7 @@ pub(super) struct PointsText {
 
 impl PointsText {
     pub(super) fn new(generations: Vec<Arc<Generation>>, with_source: bool) -> Self {
-        let is_usage = |generation: &Arc<Generation>| !generation.snapshot().kind.is_charges();
+        let is_usage = |generation: &Arc<Generation>| matches!(generation.snapshot().kind, RowKind::Points { .. });
         let generations = generations.into_iter().filter(is_usage).collect();
         Self { generations, with_source, family: None, next_family: None, at: 0, open: None, text: BytesMut::new() }
     }

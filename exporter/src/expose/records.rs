@@ -47,34 +47,37 @@ const COLUMNS: &str = "costream_records_columns";
 const SNAPSHOTS: &str = "costream_records_snapshots";
 
 /// How the rows of a kind are written.
-struct Face {
+struct Face<'a> {
     /// The metric.
     name: &'static str,
     help: &'static str,
     /// The column with its value.
-    value: &'static str,
+    value: &'a str,
     /// The column with its time, when it has one of its own.
     time: Option<&'static str>,
 }
 
-const CHARGES: Face = Face {
-    name: "billed_cost",
-    help: "Charges of the reports: BilledCost, exact, with every column as a label",
-    value: "BilledCost",
-    time: None,
-};
-const POINTS: Face = Face {
-    name: "usage_average",
-    help: "Points of usage: the average, exact, at its own time, with every column as a label",
-    value: "average",
-    time: Some("timestamp"),
-};
-
-impl Face {
-    fn of(kind: &RowKind) -> &'static Self {
+impl<'a> Face<'a> {
+    fn of(kind: &'a RowKind) -> Self {
         match kind {
-            RowKind::Charges => &CHARGES,
-            RowKind::Points { .. } => &POINTS,
+            RowKind::Charges => Self {
+                name: "billed_cost",
+                help: "Charges of the reports: BilledCost, exact, with every column as a label",
+                value: "BilledCost",
+                time: None,
+            },
+            RowKind::Points { .. } => Self {
+                name: "usage_average",
+                help: "Points of usage: the average, exact, at its own time, with every column as a label",
+                value: "average",
+                time: Some("timestamp"),
+            },
+            RowKind::Generic { value, .. } => Self {
+                name: "generic_value",
+                help: "Rows of other reports: their number, exact, with every column as a label",
+                value,
+                time: None,
+            },
         }
     }
 }
@@ -110,7 +113,12 @@ enum At {
 impl Text {
     pub(super) fn new(mut generations: Vec<Arc<Generation>>, format: Format) -> Self {
         // The samples of a family stand together.
-        generations.sort_by_key(|generation| !generation.snapshot().kind.is_charges());
+        let place = |kind: &RowKind| match kind {
+            RowKind::Charges => 0,
+            RowKind::Points { .. } => 1,
+            RowKind::Generic { .. } => 2,
+        };
+        generations.sort_by_key(|generation| place(&generation.snapshot().kind));
         Self { generations, writer: TextWriter::new(format), at: At::Columns(0) }
     }
 
@@ -138,16 +146,19 @@ impl Text {
                         At::Columns(index + 1)
                     }
                     None => {
-                        writer.family(CHARGES.name, Kind::Gauge, CHARGES.help);
+                        let Face { name, help, .. } = Face::of(&RowKind::Charges);
+                        writer.family(name, Kind::Gauge, help);
                         At::Open(0)
                     }
                 }
             }
             At::Open(index) => match self.generations.get(index) {
                 Some(generation) => {
-                    let is_charges = |at: usize| self.generations[at].snapshot().kind.is_charges();
-                    if !is_charges(index) && index.checked_sub(1).is_none_or(is_charges) {
-                        writer.family(POINTS.name, Kind::Gauge, POINTS.help);
+                    let face = |at: usize| Face::of(&self.generations[at].snapshot().kind);
+                    // That of charges has begun.
+                    let earlier = index.checked_sub(1).map_or(Face::of(&RowKind::Charges).name, |at| face(at).name);
+                    if face(index).name != earlier {
+                        writer.family(face(index).name, Kind::Gauge, face(index).help);
                     }
                     At::Rows(index, Box::new(generation.records()?), None)
                 }
@@ -158,7 +169,7 @@ impl Text {
                 let (identity, face) = (Identity::of(snapshot), Face::of(&snapshot.kind));
                 let mut row = from;
                 while row < batch.num_rows() && writer.len() < CHUNK_BYTES {
-                    write_row(writer, face, &identity, &batch, row);
+                    write_row(writer, &face, &identity, &batch, row);
                     row += 1;
                 }
                 let rest = (row < batch.num_rows()).then_some((batch, row));
@@ -223,7 +234,7 @@ impl Identity {
     }
 }
 
-fn write_row(writer: &mut TextWriter, face: &Face, identity: &Identity, batch: &RecordBatch, row: usize) {
+fn write_row(writer: &mut TextWriter, face: &Face<'_>, identity: &Identity, batch: &RecordBatch, row: usize) {
     let cells = |wanted: fn(&str) -> bool| {
         let columns = batch.schema_ref().fields().iter().map(|field| field.name().as_str()).zip(batch.columns());
         // Only what is wanted is made into text.

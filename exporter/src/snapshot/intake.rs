@@ -51,13 +51,25 @@ impl Intake {
         }
     }
 
-    /// Puts the generation in its predecessor's place.
+    /// Puts the generation in its predecessor's place, unless that has the same digest: then it stays, and what was seen is
+    /// noted with it. Says whether the generation is a new one.
     ///
     /// # Errors
     /// It could not be written.
-    pub(crate) async fn commit(self, facts: ReportFacts) -> Result<Arc<Generation>, SpoolError> {
+    pub(crate) async fn commit(
+        self,
+        facts: ReportFacts,
+        last: Option<Arc<Generation>>,
+    ) -> Result<(Arc<Generation>, bool), SpoolError> {
+        let is_known = |last: &Arc<Generation>| facts.seen.digest.is_some() && last.seen().digest == facts.seen.digest;
+        if let Some(last) = last.filter(is_known) {
+            self.discard().await?;
+            let noted = tokio::task::spawn_blocking(move || last.seen_again(facts.seen).map(|()| last)).await;
+            return Ok((noted.map_err(|error| SpoolError::Gone(error.to_string()))??, false));
+        }
         let _ = self.pieces.send(Piece::End(Box::new(facts))).await;
-        self.ended().await?.ok_or_else(|| SpoolError::Gone("it ended early".to_owned()))
+        let generation = self.ended().await?.ok_or_else(|| SpoolError::Gone("it ended early".to_owned()))?;
+        Ok((generation, true))
     }
 
     /// Leaves nothing of it.

@@ -1,5 +1,5 @@
-//! What `/metrics` shows of a snapshot, made of its batches as they are written, and kept beside it: the sums of charges, or
-//! the last values of points. Holds the series that may be shown, and the candidates for them.
+//! What `/metrics` shows of a snapshot, made of its batches as they are written, and kept beside it: the sums of charges,
+//! the last values of points, or the sums of generic series. Holds the series that may be shown, and the candidates for them.
 
 use std::io::{self, Write};
 
@@ -8,21 +8,25 @@ use costream_common::record::RowKind;
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
+use crate::generic::series::{self as generic, AllSeries};
 use crate::points::last::{Finder, Last};
 use crate::rollup::{Rollup, Series};
 
-/// What `/metrics` shows of a generation: sums of charges, or the last values of points.
+/// What `/metrics` shows of a generation, by its kind.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Shown {
     pub(crate) series: Vec<Series>,
     #[serde(default)]
     pub(crate) last: Last,
+    #[serde(default)]
+    pub(crate) generic: AllSeries,
 }
 
 /// What will be shown of batches, as they come.
 pub(super) enum Showing {
     Sums(Box<Rollup>),
     Last(Finder),
+    Generic(generic::Finder),
 }
 
 impl Showing {
@@ -30,6 +34,7 @@ impl Showing {
         match kind {
             RowKind::Charges => Self::Sums(Box::new(Rollup::new(shared.dimensions.clone(), shared.max_series))),
             RowKind::Points { .. } => Self::Last(Finder::new(shared.max_series)),
+            RowKind::Generic { value, .. } => Self::Generic(generic::Finder::new(value.clone(), shared.max_series)),
         }
     }
 
@@ -37,6 +42,7 @@ impl Showing {
         match self {
             Self::Sums(rollup) => rollup.add_batch(source, batch),
             Self::Last(finder) => finder.add_batch(batch),
+            Self::Generic(finder) => finder.add_batch(batch),
         }
     }
 
@@ -44,6 +50,7 @@ impl Showing {
         match self {
             Self::Sums(rollup) => Shown { series: rollup.into_series(), ..Shown::default() },
             Self::Last(finder) => Shown { last: finder.into_last(), ..Shown::default() },
+            Self::Generic(finder) => Shown { generic: finder.into_series(), ..Shown::default() },
         }
     }
 }

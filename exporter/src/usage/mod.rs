@@ -22,7 +22,7 @@ mod plan;
 mod resources;
 mod token;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -148,17 +148,21 @@ impl Usage {
         let days = days.max().unwrap_or_default().min(MAX_DAYS_BACK);
         let today = now.date_naive();
         let back = |days: u64| today.checked_sub_days(Days::new(days)).unwrap_or(today);
-        let mut had: BTreeSet<NaiveDate> = BTreeSet::new();
-        for generation in spool.current().iter().filter(|generation| generation.key().source == self.source) {
-            let Some(day) = day(&generation.key().scope) else { continue };
-            let served_until = generation.seen().usage().map(|asked| asked.at + self.config.keep.0);
-            if day < back(days) && served_until.is_none_or(|until| until < now) {
-                spool.retire(generation.key());
-            } else {
-                had.insert(day);
-            }
+        let mut had: BTreeMap<NaiveDate, Arc<Generation>> = BTreeMap::new();
+        for generation in spool.current().into_iter().filter(|generation| generation.key().source == self.source) {
+            had.extend(day(&generation.key().scope).map(|day| (day, generation)));
         }
-        let first_day = had.first().copied().unwrap_or(today).min(back(days)).max(back(MAX_DAYS_BACK));
+        // The last one says how far it was asked: it is not given up, however long ago that was.
+        let last = had.last_key_value().map(|(day, _)| *day);
+        had.retain(|day, generation| {
+            let served_until = generation.seen().usage().map(|asked| asked.at + self.config.keep.0);
+            let is_over = *day < back(days) && Some(*day) != last && served_until.is_none_or(|until| until < now);
+            if is_over {
+                spool.retire(generation.key());
+            }
+            !is_over
+        });
+        let first_day = had.first_key_value().map_or(today, |(day, _)| *day).min(back(days)).max(back(MAX_DAYS_BACK));
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) = Now { at: now, first_day, plan: Arc::new(plan) };
         let days = first_day.iter_days().take_while(|day| *day <= today);
         let item = |day: NaiveDate| {
@@ -207,13 +211,6 @@ impl Usage {
         };
         around.telemetry.read(&self.source, read_bytes);
         let seen = Seen::of_usage(AskedUsage { at, plan: plan.digest.clone(), open }, digest, read_bytes);
-        if let Some(last) = last.filter(|last| last.seen().digest == seen.digest) {
-            intake.discard().await?;
-            let noting = Arc::clone(&last);
-            let noted = tokio::task::spawn_blocking(move || noting.seen_again(seen)).await;
-            noted.map_err(|error| SpoolError::Gone(error.to_string()))??;
-            return Ok(Taken { generation: last, changed: false, read_bytes });
-        }
         let facts = ReportFacts {
             seen,
             conversion: env!("CARGO_PKG_VERSION").to_owned(),
@@ -221,7 +218,8 @@ impl Usage {
             focus_version: None,
             rules: counted,
         };
-        Ok(Taken { generation: intake.commit(facts).await?, changed: true, read_bytes })
+        let (generation, changed) = intake.commit(facts, last).await?;
+        Ok(Taken { generation, changed, read_bytes })
     }
 
     /// Whether a day is to be asked for again.

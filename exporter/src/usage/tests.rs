@@ -167,6 +167,11 @@ async fn an_outage_and_a_restart_leave_no_hole_and_no_overlap() {
     let asked = house.azure.asked().len();
     poll_well(&house, &usage, &spool).await;
     assert_eq!(house.azure.asked().len(), asked + 1);
+    // Nor does an outage that is longer than days are kept.
+    house.azure.world().now = at("2027-01-10T09:00:00Z");
+    poll_well(&house, &usage, &spool).await;
+    let since = house.truth(&ids(1..=1), &[CPU], "2026-11-24T00:00:00Z", "2027-01-11T00:00:00Z");
+    assert_eq!(spooled(&spool), since);
 }
 
 #[tokio::test]
@@ -368,7 +373,7 @@ async fn keep_costs(spool: &Spool, csv: &str) {
         focus_version: None,
         rules: BTreeMap::new(),
     };
-    intake.commit(facts).await.expect("a snapshot");
+    intake.commit(facts, None).await.expect("a snapshot");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! What the text says, in this order: `costream_records_columns`, one sample per column of the
 //! report, so that a column that first has a value in the millionth row is known before the first;
-//! `billed_cost`, one sample per row, a column that is null left out, or for points of usage `usage_average`; the control totals per billing
+//! `billed_cost`, one sample per row, a column that is null left out, or for points of usage `usage_average`, for rows of any make `generic_value`; the control totals per billing
 //! period and currency (`costream_records_rows`, `.._billed_cost`, `.._effective_cost`,
 //! `.._list_cost`, `.._contracted_cost`); and `costream_records_snapshots`, the end mark.
 //! Labels become columns by the kind their name has in FOCUS, or in a point.
@@ -119,23 +119,40 @@ pub enum TextError {
 }
 
 /// How the rows of a kind are written.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Face {
     /// The metric.
     name: &'static str,
     /// The column that the sample's value repeats.
-    value: &'static str,
-    kind_of: fn(&str) -> ColumnKind,
+    value: String,
+    columns: Columns,
+}
+
+/// What says of what kind a column is.
+#[derive(Clone, Copy)]
+enum Columns {
+    Focus,
+    Point,
+    Generic,
 }
 
 impl Face {
     fn of(kind: &RowKind) -> Self {
-        let kind_in_a_point = |name: &str| {
-            POINT_COLUMNS.iter().find(|(known, _)| *known == name).map_or(ColumnKind::Text, |(_, kind)| *kind)
-        };
+        let face = |name, value: &str, columns| Self { name, value: value.to_owned(), columns };
         match kind {
-            RowKind::Charges => Self { name: "billed_cost", value: "BilledCost", kind_of },
-            RowKind::Points { .. } => Self { name: "usage_average", value: "average", kind_of: kind_in_a_point },
+            RowKind::Charges => face("billed_cost", "BilledCost", Columns::Focus),
+            RowKind::Points { .. } => face("usage_average", "average", Columns::Point),
+            RowKind::Generic { value, .. } => face("generic_value", value, Columns::Generic),
+        }
+    }
+
+    fn kind_of(&self, column: &str) -> ColumnKind {
+        let in_a_point = |name: &str| POINT_COLUMNS.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind);
+        match self.columns {
+            Columns::Focus => kind_of(column),
+            Columns::Point => in_a_point(column).unwrap_or(ColumnKind::Text),
+            Columns::Generic if column == self.value => ColumnKind::Decimal,
+            Columns::Generic => ColumnKind::Text,
         }
     }
 }
@@ -265,6 +282,7 @@ impl Records {
     fn new(key: &ScopeKey, snapshot: SnapshotId, face: Face) -> Self {
         Self {
             section: Section::Columns,
+            rows: Rows::new(&[], &face),
             face,
             constants: [
                 (X_SOURCE, key.source.to_string()),
@@ -272,7 +290,6 @@ impl Records {
                 (X_SNAPSHOT, snapshot.to_string()),
             ],
             columns: Vec::new(),
-            rows: Rows::new(&[], face),
             arrived: Totals::default(),
             announced: BTreeMap::new(),
         }
@@ -292,7 +309,7 @@ impl Records {
             return Err(TextError::Order { line: sample.line, name: sample.name.to_owned() });
         }
         if self.section == Section::Columns && section > Section::Columns {
-            self.rows = Rows::new(&self.columns, self.face);
+            self.rows = Rows::new(&self.columns, &self.face);
         }
         self.section = section;
         match section {
@@ -392,7 +409,7 @@ struct Rows {
     /// Columns by the name that was meant, for labels out of order or in quotes.
     by_name: HashMap<String, usize>,
     /// The column that a sample's value repeats.
-    value: &'static str,
+    value: String,
     ordinals: Int64Builder,
     rows: usize,
     bytes: usize,
@@ -416,9 +433,8 @@ enum Cells {
 }
 
 impl Rows {
-    fn new(columns: &[String], face: Face) -> Self {
-        let Face { value, kind_of, .. } = face;
-        let fields = columns.iter().map(|name| kind_of(name).field(name)).chain([row_field()]);
+    fn new(columns: &[String], face: &Face) -> Self {
+        let fields = columns.iter().map(|name| face.kind_of(name).field(name)).chain([row_field()]);
         Self {
             schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
             columns: columns
@@ -426,12 +442,12 @@ impl Rows {
                 .map(|name| Column {
                     name: name.clone(),
                     label: Name::Label.escape(name).into_owned(),
-                    cells: Cells::new(kind_of(name)),
+                    cells: Cells::new(face.kind_of(name)),
                     stamp: 0,
                 })
                 .collect(),
             by_name: columns.iter().enumerate().map(|(at, name)| (name.clone(), at)).collect(),
-            value,
+            value: face.value.clone(),
             ordinals: Int64Builder::with_capacity(EXPECTED_ROWS),
             rows: 0,
             bytes: 0,
@@ -487,19 +503,16 @@ impl Rows {
 
     /// The sample's value and the label that it repeats are one amount; without the label, the value is it.
     fn check_value(&mut self, sample: Sample<'_>) -> Result<(), TextError> {
-        let (line, column) = (sample.line, self.value);
+        let (line, column) = (sample.line, self.value.as_str());
         let amount = Amount::parse(sample.value.as_bytes())
             .map_err(|_| value(line, sample.name, sample.value, "exact amount"))?;
-        match sample.labels.get(column) {
+        let announced = || TextError::Label { line, column: column.to_owned(), what: "was not announced as a column" };
+        let cells = &mut self.columns[*self.by_name.get(column).ok_or_else(announced)?];
+        // As our own exporter writes its name, or as it is meant.
+        match sample.labels.get(&cells.label).or_else(|| sample.labels.get(column)) {
             Some(text) if text == sample.value || Amount::parse(text.as_bytes()) == Ok(amount) => Ok(()),
             Some(text) => Err(value(line, column, text, "amount like the sample's value")),
             None => {
-                let at = *self.by_name.get(column).ok_or(TextError::Label {
-                    line,
-                    column: column.to_owned(),
-                    what: "was not announced as a column",
-                })?;
-                let cells = &mut self.columns[at];
                 cells.stamp = self.stamp;
                 cells.cells.take(sample.value).map_err(|expected| value(line, column, sample.value, expected))
             }

@@ -114,8 +114,8 @@ fn key_before(text: &str, line: u64, column: u64) -> Option<&str> {
     let line = text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?)?;
     let end = line.char_indices().nth(usize::try_from(column).ok()?.checked_sub(1)?).map_or(line.len(), |(at, _)| at);
     let before = line[..end].trim_end().strip_suffix(':')?;
-    let from = before.rfind(|c: char| c.is_whitespace() || "{,[".contains(c)).map_or(0, |at| at + 1);
-    Some(before[from..].trim_matches(['"', '\''])).filter(|key| !key.is_empty())
+    let last = before.rsplit(|c: char| c.is_whitespace() || "{,[".contains(c)).next()?;
+    Some(last.trim_matches(['"', '\''])).filter(|key| !key.is_empty())
 }
 
 /// A duration as the Prometheus family writes it: `15s`, `5m`, `12h30m`, `1d`, `250ms`, `1.5h`.
@@ -195,6 +195,8 @@ mod tests {
         assert!(error.contains("line 2") && error.contains("poll_interval: ") && error.contains("soon"), "{error}");
         let error = read("exporter: {'poll_interval': soon}\n").expect_err("no duration").to_string();
         assert!(error.contains("line 1: poll_interval: "), "{error}");
+        let error = read("exporter: {\u{85}poll_interval: soon}\n").expect_err("no duration").to_string();
+        assert!(error.contains("line 1"), "a blank of two bytes: {error}");
         let error = read("exportr: {}\n").expect_err("an unknown section").to_string();
         assert!(error.contains("line 1") && error.contains("exportr"), "{error}");
         assert!(!error.contains('\n'), "one line: {error}");

@@ -62,7 +62,8 @@ fn compare(batch: &RecordBatch, plain: &[ByteRecord]) {
     let rows = batch.column(batch.num_columns() - 1).as_primitive::<Int64Type>();
     for (at, column) in batch.columns().iter().enumerate() {
         let Some(texts) = Texts::of(column) else { continue };
-        for (text, row) in (0..).map(|at| texts.get(at)).zip(rows.values()) {
+        for (nth, row) in rows.values().iter().enumerate() {
+            let text = texts.get(nth);
             let record = usize::try_from(*row).ok().and_then(|row| plain.get(row)).expect("a record of that number");
             let field = record.get(at).filter(|field| !field.is_empty() && *field != b"NULL");
             assert_eq!(text.map(str::as_bytes), field, "row {row}, column {at}");

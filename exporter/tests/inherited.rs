@@ -495,6 +495,47 @@ async fn usage_is_shown_point_by_point_with_every_digit_and_none_where_there_was
 }
 
 #[tokio::test]
+async fn rows_of_any_make_are_one_metric_and_those_of_one_series_are_added_up() {
+    for (body, value_column, expected) in [
+        (
+            "team,month,tokens,note\nml,2024-09,12.5,\"a \"\"b\"\", c\"\nml,2024-09,12.5,\"a \"\"b\"\", c\"\nweb,2024-09,3,\n",
+            2,
+            &[
+                r#"My_Metric{month="2024-09",note="a \"b\", c",team="ml",tokens="12.5"} 25"#,
+                r#"My_Metric{month="2024-09",team="web",tokens="3"} 3"#,
+            ][..],
+        ),
+        (
+            r#"{"meta":1,"items":[{"b":2,"a":"x"},{"a":"y","c":1.5,"b":7}]}"#,
+            1,
+            &[r#"My_Metric{a="x",b="2"} 2"#, r#"My_Metric{a="y",b="7",c="1.5"} 7"#],
+        ),
+        (
+            r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"__name__":"up","job":"a"},"value":[1726650000.5,"1"]},{"metric":{"__name__":"up","inst":"i"},"value":[1726650000,"0.25"]}]}}"#,
+            3,
+            &[
+                r#"My_Metric{inst="i",metric_name="up",timestamp="2024-09-18T09:00:00Z",value="0.25"} 0.25"#,
+                r#"My_Metric{job="a",metric_name="up",timestamp="2024-09-18T09:00:00.5Z",value="1"} 1"#,
+            ],
+        ),
+    ] {
+        let house = House::new();
+        let server = serve(move |_| Answer::new(200, body));
+        house.secret(&[("server-url", &server.url("/"))]);
+        let generic = "metricType: generic\n    generic: {valueColumnIndex: AT, metricName: My_Metric}";
+        let config = SAMPLE.replace("metricType: cost", &generic.replace("AT", &value_column.to_string()));
+        let exporter = house.start(&config).await;
+        poll(&exporter).await.expect("rows");
+        for accept in [None, Some("text/plain;version=0.0.4")] {
+            let text = metrics(&exporter, accept).await;
+            let mut samples: Vec<_> = text.lines().filter(|line| line.starts_with("My_Metric{")).collect();
+            samples.sort_unstable();
+            assert_eq!(samples, expected, "{accept:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_a_source_is_said_at_the_start() {
     let house = House::new();
     for (config, says) in [

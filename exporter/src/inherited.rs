@@ -36,14 +36,6 @@ pub enum LoadError {
     /// An inherited one of which nothing is to be polled.
     #[error("configuration {}: it has no exporterConfig: there is nothing to poll", .0.display())]
     Nothing(PathBuf),
-    /// An inherited one that asks for usage of nobody.
-    #[error("configuration {}: {of}: metricType resource needs ResourceId among its additionalVariables", path.display())]
-    NoResource {
-        /// The file.
-        path: PathBuf,
-        /// The ExporterScraperConfig.
-        of: String,
-    },
 }
 
 /// A configuration file of the exporter's.
@@ -91,15 +83,14 @@ pub fn exporter(inherited: &Inherited, path: &Path) -> Result<ExporterConfig, Lo
 }
 
 fn source(part: &ExporterPart, inherited: &Inherited, path: &Path) -> Result<SourceConfig, LoadError> {
-    let (path_of, of) = (|| path.to_owned(), || part.name.clone());
-    let rows = match (&part.metric_type, &part.resource_id) {
-        (MetricType::Cost, _) => Rows::Charges,
-        (MetricType::Resource, Some(resource_id)) => {
-            let table = part.table.clone().unwrap_or_else(|| USAGE_TABLE.to_owned());
-            Rows::Points(Points { resource_id: resource_id.clone(), table })
-        }
-        (MetricType::Resource, None) => return Err(LoadError::NoResource { path: path_of(), of: of() }),
-        (MetricType::Generic(inherited::Generic { value_column_index, metric_name }), _) => Rows::Generic(Generic {
+    let rows = match &part.metric_type {
+        MetricType::Cost => Rows::Charges,
+        MetricType::Resource => Rows::Points(Points {
+            // Without one the file was not taken.
+            resource_id: part.resource_id.clone().unwrap_or_default(),
+            table: part.table.clone().unwrap_or_else(|| USAGE_TABLE.to_owned()),
+        }),
+        MetricType::Generic(inherited::Generic { value_column_index, metric_name }) => Rows::Generic(Generic {
             value_column: *value_column_index,
             metric: metric_name.clone(),
             table: part.table.clone().unwrap_or_else(|| GENERIC_TABLE.to_owned()),
@@ -109,8 +100,8 @@ fn source(part: &ExporterPart, inherited: &Inherited, path: &Path) -> Result<Sou
         tracing::warn!(source = part.name, %provider, "the usage of the report's resources is not polled by this source");
     }
     let name = SourceName::new(&part.name).map_err(|error| LoadError::Source {
-        path: path_of(),
-        of: of(),
+        path: path.to_owned(),
+        of: part.name.clone(),
         source: error.into(),
     })?;
     Ok(SourceConfig {

@@ -543,7 +543,7 @@ async fn what_cannot_be_a_source_is_said_at_the_start() {
         (SAMPLE.replace("/sample.csv", "/<who>"), "<who> is not among additionalVariables"),
         (SAMPLE.replace("duration: 1h", "duration: soon"), "line 13"),
         ("kind: Secret\nmetadata: {name: a}\n".to_owned(), "it has no exporterConfig"),
-        (SAMPLE.replace("metricType: cost", "metricType: resource"), "needs ResourceId"),
+        (SAMPLE.replace("metricType: cost", "metricType: resource"), "ResourceId is missing"),
         (format!("{SAMPLE}---\n{SAMPLE}"), "two ExporterScraperConfigs are called report-endpoint"),
     ] {
         let error = house.load(&config).expect_err(says);

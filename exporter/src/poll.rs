@@ -10,6 +10,7 @@
 //! with many does not keep the others from theirs.
 
 mod keep;
+mod places;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -22,10 +23,11 @@ use costream_common::record::{RowKind, ScopeKey, ScopeName, Snapshot, SourceName
 use costream_common::report::one_line;
 use costream_common::stream::backoff::{Waits, jittered};
 use futures::StreamExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::keep::Keeping;
+pub(crate) use self::places::Places;
 use crate::assemble::{AssembleError, Assembly, Piece};
 use crate::config::Rows;
 use crate::decode::{CsvReader, DecodeError, Limits};
@@ -218,42 +220,6 @@ impl Polls {
                 rejected: count(&flight.rejected),
             })
             .collect()
-    }
-}
-
-/// The places for polls under way, of all sources and of each host.
-#[derive(Debug)]
-pub(crate) struct Places {
-    n_places: usize,
-    n_of_host: usize,
-    all: Semaphore,
-    hosts: Mutex<BTreeMap<String, Arc<Semaphore>>>,
-}
-
-/// A place that is taken, for as long as it lives.
-struct Place<'a> {
-    _of_all: Option<SemaphorePermit<'a>>,
-    _of_host: Option<OwnedSemaphorePermit>,
-}
-
-impl Places {
-    /// So many places, of them so many for each host.
-    pub(crate) fn new(n_places: usize, n_of_host: usize) -> Self {
-        Self { n_places, n_of_host, all: Semaphore::new(n_places), hosts: Mutex::default() }
-    }
-
-    /// Waits for a place. The host's comes first: who waits for a slow host must not sit on a place of all.
-    async fn take(&self, host: Option<String>) -> Place<'_> {
-        let of_host = match host {
-            Some(host) => {
-                let of_host = || Arc::new(Semaphore::new(self.n_of_host));
-                let places = Arc::clone(locked(&self.hosts).entry(host).or_insert_with(of_host));
-                places.acquire_owned().await.ok()
-            }
-            None => None,
-        };
-        // Nobody closes them.
-        Place { _of_all: self.all.acquire().await.ok(), _of_host: of_host }
     }
 }
 

@@ -1,8 +1,10 @@
-use super::*;
-use costream_common::record::ScopeName;
+use arrow::ipc::writer::StreamWriter;
+use costream_common::record::{RowKind, ScopeName};
 use proptest::prelude::*;
 
 use super::quarantine::REJECTS_PER_BATCH;
+use super::*;
+use crate::convert::Rejected;
 use crate::report::{DecodeOptions, Decoded, Report};
 
 const GOOD: &str = "BilledCost,BillingCurrency,ServiceName\n1.5,USD,a\n2.5,USD,b\nmuch,USD,c\n";

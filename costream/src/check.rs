@@ -26,7 +26,7 @@ pub(crate) enum CheckError {
     Exporter {
         path: PathBuf,
         #[source]
-        source: ExporterError,
+        source: Box<ExporterError>,
     },
     /// Rights that are nobody's.
     #[error("configuration {}", path.display())]
@@ -50,18 +50,19 @@ pub(crate) enum CheckError {
 /// # Errors
 /// It is not: the key, the line and the reason.
 pub(crate) fn check(path: &Path, resources: Option<&Path>) -> Result<(), CheckError> {
+    let refused = |error| CheckError::Exporter { path: path.to_owned(), source: Box::new(error) };
     if let Some(inherited) = inherited::read(path, resources)? {
         // The scraper's own file has nothing to poll.
         if !inherited.exporters.is_empty() {
             let exporter = costream_exporter::inherited::exporter(&inherited, path)?;
-            Exporter::check(&exporter).map_err(|source| CheckError::Exporter { path: path.to_owned(), source })?;
+            Exporter::check(&exporter).map_err(refused)?;
         }
         println!("{} is good: an inherited configuration", path.display());
         inherited.explained().iter().for_each(|line| println!("{line}"));
         return Ok(());
     }
     let file: ConfigFile = config::load(path)?;
-    Exporter::check(&file.exporter).map_err(|source| CheckError::Exporter { path: path.to_owned(), source })?;
+    Exporter::check(&file.exporter).map_err(refused)?;
     let web_files = [
         ("exporter", &file.exporter.web_config_file),
         ("scraper", &file.scraper.web_config_file),

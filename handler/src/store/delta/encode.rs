@@ -18,8 +18,10 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::{
     ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, ArrowWriterOptions, compute_leaves,
 };
+use parquet::data_type::{ByteArray, FixedLenByteArray};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
+use parquet::file::statistics::{Statistics, ValueStatistics};
 use parquet::file::writer::SerializedFileWriter;
 use tokio::io::AsyncWriteExt as _;
 
@@ -95,7 +97,8 @@ impl FileWriter {
         .await?;
         chunks.sort_unstable_by_key(|(at, _)| *at);
         let mut row_group = self.file.next_row_group()?;
-        for chunk in chunks.into_iter().flat_map(|(_, chunks)| chunks) {
+        for mut chunk in chunks.into_iter().flat_map(|(_, chunks)| chunks) {
+            let_go_of_batch(&mut chunk)?;
             chunk.append_to_row_group(&mut row_group)?;
             self.upload.put(self.made.take()).await.map_err(refused)?;
         }
@@ -136,6 +139,23 @@ impl FileWriter {
         });
         columns.collect()
     }
+}
+
+/// Copies the bounds of a column of fixed length (our amounts), which are kept until the file ends. The writer takes them for
+/// slices of the batch in which it found them, and each holds all the amounts of that batch.
+fn let_go_of_batch(chunk: &mut ArrowColumnChunk) -> Result<(), ParquetError> {
+    let metadata = &mut chunk.close_mut().metadata;
+    let Some(Statistics::FixedLenByteArray(bounds)) = metadata.statistics() else { return Ok(()) };
+    let copied = |bound: Option<&FixedLenByteArray>| {
+        bound.map(|bound| FixedLenByteArray::from(ByteArray::from(bound.data().to_vec())))
+    };
+    let (min, max) = (copied(bounds.min_opt()), copied(bounds.max_opt()));
+    let copy = ValueStatistics::new(min, max, bounds.distinct_count(), bounds.null_count_opt(), false)
+        .with_min_is_exact(bounds.min_is_exact())
+        .with_max_is_exact(bounds.max_is_exact())
+        .with_backwards_compatible_min_max(bounds.is_min_max_backwards_compatible());
+    *metadata = metadata.clone().into_builder().set_statistics(copy.into()).build()?;
+    Ok(())
 }
 
 /// The bytes made of a file, for whoever sends them on.
@@ -208,4 +228,54 @@ where
         all.extend(worker.await.map_err(|error| ParquetError::External(error.into()))??);
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Decimal128Array;
+    use arrow::datatypes::{Field, Schema};
+    use costream_common::record::MAX_BATCH_ROWS;
+    use object_store::ObjectStoreExt as _;
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+    use parquet::file::reader::{FileReader as _, SerializedFileReader};
+
+    use super::*;
+
+    /// The bounds of every row group, as the file says them.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn amounts_keep_their_bounds() {
+        let (store, path) = (Arc::new(InMemory::new()), Path::from("amounts.parquet"));
+        let schema = Arc::new(Schema::new(vec![Field::new("amount", DataType::Decimal128(38, 18), true)]));
+        let upload = BufWriter::new(store.clone(), path.clone());
+        let mut writer =
+            FileWriter::new(upload, schema.clone(), ArrowWriterOptions::new(), MAX_BATCH_ROWS).expect("a writer");
+        let groups: [[Option<i128>; 3]; 3] =
+            [[Some(7), None, Some(-(10_i128.pow(37)))], [Some(i128::MAX / 2), Some(0), None], [None, None, None]];
+        for amounts in groups {
+            let column = Decimal128Array::from(amounts.to_vec()).with_data_type(DataType::Decimal128(38, 18));
+            let batch = RecordBatch::try_new(schema.clone(), vec![Arc::new(column)]).expect("a batch");
+            writer.write(&batch).await.expect("written");
+            writer.flush().await.expect("a row group");
+        }
+        writer.finish().await.expect("a file");
+        let bytes = store.get(&path).await.expect("a file").bytes().await.expect("bytes");
+        let reader = SerializedFileReader::new(bytes).expect("a file");
+        let read: Vec<_> = reader
+            .metadata()
+            .row_groups()
+            .iter()
+            .map(|group| {
+                let bounds = group.column(0).statistics().expect("statistics");
+                let amount = |bytes: &[u8]| i128::from_be_bytes(bytes.try_into().expect("16 bytes"));
+                assert_eq!(bounds.min_is_exact() && bounds.max_is_exact(), bounds.min_bytes_opt().is_some());
+                (bounds.min_bytes_opt().map(amount), bounds.max_bytes_opt().map(amount), bounds.null_count_opt())
+            })
+            .collect();
+        let expected = groups.map(|amounts| {
+            let there = || amounts.iter().copied().flatten();
+            (there().min(), there().max(), Some(amounts.iter().filter(|amount| amount.is_none()).count() as u64))
+        });
+        assert_eq!(read, expected);
+    }
 }

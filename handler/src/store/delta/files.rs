@@ -44,6 +44,8 @@ const MAX_OPEN_FILES: usize = 8;
 const MAX_ENCODED_BYTES: usize = 16 << 20;
 /// Rows of one row group.
 const MAX_ROW_GROUP_ROWS: usize = 128 << 10;
+/// Rows of one page, which is what is compressed at once: until then a row takes twice the memory.
+const MAX_PAGE_ROWS: usize = 4 << 10;
 /// What an upload buffers: the least that object stores take as a part.
 const UPLOAD_BUFFER_BYTES: usize = 5 << 20;
 /// Files that one commit may add: a report scattered over more partitions is a mistake.
@@ -298,6 +300,7 @@ impl PartitionWriter {
             .set_column_dictionary_enabled(ordinal.clone(), false)
             .set_column_encoding(ordinal, Encoding::DELTA_BINARY_PACKED)
             .set_compression(Compression::SNAPPY)
+            .set_data_page_row_count_limit(MAX_PAGE_ROWS)
             .set_created_by(format!("costream {}", env!("CARGO_PKG_VERSION")))
             .build();
         let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);

@@ -2,7 +2,9 @@
 //! is answered meanwhile.
 
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -32,8 +34,8 @@ enum End {
 use End::{Harmless, Stopped};
 
 const CORPUS: [(&str, End); 19] = [
-    ("fork_bomb", Stopped(&["limits.cpu_time", "limits.time"])),
-    ("thread_bomb", Stopped(&["limits.cpu_time", "limits.time"])),
+    ("fork_bomb", Stopped(&["limits.cpu_time", "limits.time", "limits.processes"])),
+    ("thread_bomb", Stopped(&["limits.cpu_time", "limits.time", "limits.processes"])),
     ("endless_output", Stopped(&["broken off"])),
     ("endless_complaint", Stopped(&["limits.output_bytes"])),
     ("endless_loop", Stopped(&["limits.cpu_time", "limits.time"])),
@@ -52,6 +54,58 @@ const CORPUS: [(&str, End); 19] = [
     ("looks_into_the_handler", Harmless("")),
     ("takes_rights", Harmless("")),
 ];
+
+/// The user of a handler that is not root, and so of its runs.
+const NO_ROOT: u32 = 60_999;
+/// Tells the test, begun once more as that user, which Python to take.
+const PYTHON: &str = "COSTREAM_TESTS_PYTHON_OF_NO_ROOT";
+
+/// The corpus with a handler that is not root, in whichever tiers such a user can have here.
+pub(crate) fn without_root(python: &Path) -> Result<()> {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+    use std::os::unix::process::CommandExt as _;
+    let folder = tempfile::tempdir()?;
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+    // Where the test lies not everybody may go.
+    let program = folder.path().join("test");
+    std::fs::copy(std::env::current_exe()?, &program)?;
+    let room = folder.path().join("room");
+    std::fs::create_dir(&room)?;
+    let mut command = std::process::Command::new(&program);
+    command.env_clear().env("TMPDIR", &room).env(PYTHON, python).current_dir(&room);
+    if std::fs::metadata(&room)?.uid() == 0 {
+        chown(&room, Some(NO_ROOT), Some(NO_ROOT))?;
+        command.uid(NO_ROOT).gid(NO_ROOT);
+    }
+    let ended = command.status()?;
+    ensure!(ended.success(), "the test as another user: {ended}");
+    Ok(())
+}
+
+/// The other end of [`without_root`]: with what the program is to end, if it was begun by it.
+pub(crate) fn as_no_root() -> Option<ExitCode> {
+    let python = PathBuf::from(std::env::var_os(PYTHON)?);
+    let told = corpus(&python, Tier::Confined, NO_ROOT).and_then(|()| {
+        let told = tokio::runtime::Runtime::new()?.block_on(async {
+            let compute = ComputeConfig { containment: only(Tier::Isolated), ..with(&python, RunLimits::default()) };
+            let house = House::open(compute).await?;
+            anyhow::Ok(house.ask(Method::GET, "/-/capabilities", "").await?.text().await?)
+        })?;
+        let told: Value = serde_json::from_str(&told)?;
+        if told["compute"]["tier"] == Tier::Isolated.as_str() {
+            return corpus(&python, Tier::Isolated, NO_ROOT);
+        }
+        eprintln!("isolated without root: not here: {}", told["compute"]);
+        Ok(())
+    });
+    Some(match told {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+    })
+}
 
 /// The corpus in a tier, whose runs have users from `first_uid` on.
 pub(crate) fn corpus(python: &Path, tier: Tier, first_uid: u32) -> Result<()> {
@@ -190,13 +244,13 @@ impl Others {
     }
 }
 
-/// Processes of the users that runs have when the handler is root.
+/// Processes of the users that runs have, but for the handler's own.
 fn of_users(first_uid: u32) -> Vec<i32> {
-    use std::os::unix::fs::MetadataExt as _;
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let is_a_runs = |uid: u32| (first_uid..first_uid + 65).contains(&uid);
     let ours = entries.filter(|entry| entry.metadata().is_ok_and(|found| is_a_runs(found.uid())));
-    ours.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    let pids = ours.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| i64::from(*pid) != i64::from(std::process::id())).collect()
 }
 
 /// While a notebook runs, the password it has stands in no process's arguments or environment, and when it has ended

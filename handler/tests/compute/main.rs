@@ -15,6 +15,9 @@ fn main() -> ExitCode {
     if let Some(code) = launcher::serve_if_asked() {
         return code;
     }
+    if let Some(code) = hostile::as_no_root() {
+        return code;
+    }
     let python = python(&["crate==2.3.0", "pandas==3.1.1"]).map_err(|error| format!("{error:#}"));
     let python = || python.clone().map_err(anyhow::Error::msg);
     // Runs that have users of their own, and no root of their own, must be able to read it.
@@ -45,6 +48,9 @@ fn main() -> ExitCode {
         })
         .claim_with("hostile_notebooks_are_harmless_when_confined", readable(), |python| {
             hostile::corpus(&python, Tier::Confined, 60_800)
+        })
+        .claim_with("hostile_notebooks_are_harmless_to_a_handler_that_is_not_root", readable(), |python| {
+            hostile::without_root(&python)
         })
         .at_once(2)
         .run()

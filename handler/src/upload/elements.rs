@@ -110,7 +110,9 @@ impl Elements {
             self.state = match (self.state, byte) {
                 (state, b' ' | b'\t' | b'\n' | b'\r') => state,
                 (State::Before, b'[') => State::First,
-                (State::Before, _) => return Err(ElementsError::NoArray),
+                (State::Before, b'{' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n') => {
+                    return Err(ElementsError::NoArray);
+                }
                 (State::First | State::Behind, b']') => State::After,
                 (State::Behind, b',') => State::Next,
                 (State::First | State::Next, byte) if !matches!(byte, b',' | b']' | b'}' | b':') => {
@@ -257,6 +259,7 @@ mod tests {
             ("  ", NoArray),
             ("{}", NoArray),
             ("1", NoArray),
+            (" oops", Syntax { byte: 1, expected: "[" }),
             ("[", Cut(1)),
             ("[1", Cut(2)),
             ("[{\"a\": 1}", Cut(9)),

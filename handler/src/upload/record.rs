@@ -2,7 +2,11 @@
 //! "timestamp": 1700000000}`. Holds one record. A label's value is a text, or what stands there in its
 //! place (a number keeps every digit, an object is its JSON text); null is as if the label were not there.
 //! Of a label that stands twice the last one counts, as JSON readers have it. What stands beside `labels` and `value` is passed over.
+//!
+//! Record after record has the same labels in the same order: their names are compared with those of the one before, and
+//! looked at closer only when they are others.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -27,15 +31,27 @@ pub(super) enum RecordError {
 /// One record, and the room for it.
 #[derive(Debug, Default)]
 pub(super) struct Record {
+    /// The labels' names; those of the record before, as far as this one has not come to its own.
+    names: Vec<String>,
+    /// Where their values stand in `text`.
+    values: Vec<Option<Range<usize>>>,
     text: String,
-    labels: Vec<Label>,
     value: Option<f64>,
+    /// Another number when the names are others.
+    shape: u64,
+    /// The shape in which no name stands twice.
+    distinct: u64,
+    reading: Reading,
 }
 
-#[derive(Debug)]
-struct Label {
-    name: Range<usize>,
-    value: Option<Range<usize>>,
+/// How values are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Reading {
+    /// All are texts or null.
+    #[default]
+    Texts,
+    /// They are what stands there: for numbers, which keep their digits, and whatever else comes.
+    Raw,
 }
 
 impl Record {
@@ -44,34 +60,51 @@ impl Record {
     /// # Errors
     /// It is none.
     pub(super) fn read(&mut self, text: &[u8]) -> Result<(), RecordError> {
-        self.text.clear();
-        self.labels.clear();
-        self.value = None;
-        let mut json = serde_json::Deserializer::from_slice(text);
-        let mut has_labels = false;
-        let read = json.deserialize_map(Fields { record: self, has_labels: &mut has_labels }).and_then(|()| json.end());
-        match read {
-            Ok(()) if has_labels => Ok(()),
-            Ok(()) => Err(RecordError::NoRecord("it has no labels".to_owned())),
+        let text = std::str::from_utf8(text).map_err(|error| RecordError::NotJson(Error::custom(error)))?;
+        if self.reading == Reading::Texts && matches!(self.read_as(Reading::Texts, text), Ok(true)) {
+            return Ok(());
+        }
+        match self.read_as(Reading::Raw, text) {
+            Ok(true) => {
+                self.reading = Reading::Raw;
+                Ok(())
+            }
+            Ok(false) => Err(RecordError::NoRecord("it has no labels".to_owned())),
             Err(error) if error.classify() == Category::Data => Err(RecordError::NoRecord(error.to_string())),
             Err(error) => Err(RecordError::NotJson(error)),
         }
     }
 
+    /// Whether there are labels.
+    fn read_as(&mut self, reading: Reading, text: &str) -> serde_json::Result<bool> {
+        self.values.clear();
+        self.text.clear();
+        self.value = None;
+        let mut json = serde_json::Deserializer::from_str(text);
+        let mut has_labels = false;
+        json.deserialize_map(Fields { record: self, reading, has_labels: &mut has_labels })?;
+        json.end()?;
+        self.end();
+        Ok(has_labels)
+    }
+
     /// The labels with their values, in the order of the text.
     pub(super) fn labels(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
-        self.labels
-            .iter()
-            .map(|label| (&self.text[label.name.clone()], label.value.clone().map(|value| &self.text[value])))
+        let values = self.values.iter().map(|value| value.clone().map(|value| &self.text[value]));
+        self.names.iter().map(String::as_str).zip(values)
+    }
+
+    /// The same number for records with the same names in the same order, as long as no others come between.
+    pub(super) fn shape(&self) -> u64 {
+        self.shape
     }
 
     /// The value of the label at a place; empty when it has none.
     pub(super) fn value_at(&self, at: usize) -> &str {
-        let value = self.labels.get(at).and_then(|label| label.value.clone());
-        value.map_or("", |value| &self.text[value])
+        self.values.get(at).and_then(Clone::clone).map_or("", |value| &self.text[value])
     }
 
-    /// Bytes of the labels.
+    /// Bytes of the labels' values.
     pub(super) fn bytes(&self) -> usize {
         self.text.len()
     }
@@ -81,31 +114,61 @@ impl Record {
         self.value
     }
 
-    fn push(&mut self, text: &str) -> Range<usize> {
+    /// The name of the label that is to come.
+    fn begin_label(&mut self, name: &str) {
+        match self.names.get_mut(self.values.len()) {
+            Some(known) if known == name => {}
+            Some(other) => {
+                self.shape += 1;
+                name.clone_into(other);
+            }
+            None => {
+                self.shape += 1;
+                self.names.push(name.to_owned());
+            }
+        }
+    }
+
+    fn push(&mut self, text: &str) {
         let start = self.text.len();
         self.text.push_str(text);
-        start..self.text.len()
+        self.values.push(Some(start..self.text.len()));
     }
 
-    fn push_value(&mut self, json: &str) -> serde_json::Result<Option<Range<usize>>> {
-        Ok(match json.as_bytes() {
-            b"null" => None,
-            [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => Some(self.push(&json[1..json.len() - 1])),
-            [b'"', ..] => Some(self.push(&serde_json::from_str::<String>(json)?)),
-            _ => Some(self.push(json)),
-        })
+    fn push_raw(&mut self, json: &str) -> serde_json::Result<()> {
+        match json.as_bytes() {
+            b"null" => self.values.push(None),
+            [b'"', ..] => self.push(&serde_json::from_str::<String>(json)?),
+            _ => self.push(json),
+        }
+        Ok(())
     }
 
-    fn drop_earlier(&mut self) {
-        let name = |label: &Label| &self.text[label.name.clone()];
-        let Some((last, earlier)) = self.labels.split_last() else { return };
-        let Some(at) = earlier.iter().position(|label| name(label) == name(last)) else { return };
-        self.labels.remove(at);
+    /// All labels have come: of equal ones the last stays.
+    fn end(&mut self) {
+        if self.names.len() > self.values.len() {
+            self.shape += 1;
+            self.names.truncate(self.values.len());
+        }
+        if std::mem::replace(&mut self.distinct, self.shape) == self.shape {
+            return;
+        }
+        // Most senders write them in order, and then none stands twice.
+        if self.names.is_sorted_by(|one, next| one < next) {
+            return;
+        }
+        let mut seen = HashSet::with_capacity(self.names.len());
+        let is_last: Vec<bool> = self.names.iter().rev().map(|name| seen.insert(name.as_str())).collect();
+        let mut of_names = is_last.iter().rev();
+        let mut of_values = is_last.iter().rev();
+        self.names.retain(|_| of_names.next().is_some_and(|is_last| *is_last));
+        self.values.retain(|_| of_values.next().is_some_and(|is_last| *is_last));
     }
 }
 
 struct Fields<'r> {
     record: &'r mut Record,
+    reading: Reading,
     has_labels: &'r mut bool,
 }
 
@@ -120,8 +183,8 @@ impl<'de> Visitor<'de> for Fields<'_> {
         while let Some(field) = map.next_key_seed(Name)? {
             match field {
                 Field::Labels => {
-                    self.record.labels.clear();
-                    map.next_value_seed(Labels(self.record))?;
+                    self.record.values.clear();
+                    map.next_value_seed(Labels(self.record, self.reading))?;
                     *self.has_labels = true;
                 }
                 Field::Value => {
@@ -167,7 +230,7 @@ impl Visitor<'_> for Name {
     }
 }
 
-struct Labels<'r>(&'r mut Record);
+struct Labels<'r>(&'r mut Record, Reading);
 
 impl<'de> DeserializeSeed<'de> for Labels<'_> {
     type Value = ();
@@ -185,46 +248,72 @@ impl<'de> Visitor<'de> for Labels<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Self(record) = self;
-        // Senders write labels in order: one that is not may stand twice.
-        let mut is_sorted = true;
-        while let Some(name) = map.next_key_seed(Pushed(record))? {
-            if record.labels.len() == MAX_LABELS {
+        let Self(record, reading) = self;
+        while map.next_key_seed(LabelName(record))?.is_some() {
+            if record.values.len() == MAX_LABELS {
                 return Err(A::Error::custom(format_args!("it has more than {MAX_LABELS} labels")));
             }
-            let value: &RawValue = map.next_value()?;
-            let value = record.push_value(value.get()).map_err(A::Error::custom)?;
-            if let Some(last) = record.labels.last() {
-                is_sorted &= record.text[last.name.clone()] < record.text[name.clone()];
-            }
-            record.labels.push(Label { name, value });
-            if !is_sorted {
-                record.drop_earlier();
+            match reading {
+                Reading::Texts => map.next_value_seed(LabelText(record))?,
+                Reading::Raw => {
+                    let value: &RawValue = map.next_value()?;
+                    record.push_raw(value.get()).map_err(A::Error::custom)?;
+                }
             }
         }
         Ok(())
     }
 }
 
-struct Pushed<'r>(&'r mut Record);
+struct LabelName<'r>(&'r mut Record);
 
-impl<'de> DeserializeSeed<'de> for Pushed<'_> {
-    type Value = Range<usize>;
+impl<'de> DeserializeSeed<'de> for LabelName<'_> {
+    type Value = ();
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
-impl Visitor<'_> for Pushed<'_> {
-    type Value = Range<usize>;
+impl Visitor<'_> for LabelName<'_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a label's name")
     }
 
-    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
-        Ok(self.0.push(name))
+    fn visit_str<E>(self, name: &str) -> Result<(), E> {
+        self.0.begin_label(name);
+        Ok(())
+    }
+}
+
+/// A value that is a text or null; others are errors.
+struct LabelText<'r>(&'r mut Record);
+
+impl<'de> DeserializeSeed<'de> for LabelText<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl Visitor<'_> for LabelText<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text or null")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.0.push(text);
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        self.0.values.push(None);
+        Ok(())
     }
 }
 
@@ -262,6 +351,42 @@ mod tests {
         let mut record = Record::default();
         record.read(br#"{"value": 1.5, "labels": {}}"#).expect("a record");
         assert_eq!(record.value(), Some(1.5));
+    }
+
+    /// Whatever came before, a record that is none among it.
+    #[test]
+    fn records_with_the_same_names_are_of_one_shape_and_no_others() {
+        let mut record = Record::default();
+        let mut shapes: Vec<(Vec<String>, u64)> = Vec::new();
+        for (names, value, is_record) in [
+            ("a b", r#""1""#, true),
+            ("a b", r#""2""#, true),
+            ("a b", "3.0", true),
+            ("a c", r#""4""#, false),
+            ("a c", "4", true),
+            ("a b c", r#""5""#, true),
+            ("a b", r#""6""#, true),
+            ("b a b", r#""7""#, true),
+            ("a b", r#""8""#, true),
+            ("a b", "null", true),
+            ("", "", true),
+        ] {
+            let label = |name| format!(r#""{name}": {value}"#);
+            let labels: Vec<_> = names.split_whitespace().map(label).collect();
+            let end = if is_record { "}" } else { "" };
+            let read = record.read(format!(r#"{{"labels": {{{}}}{end}"#, labels.join(",")).as_bytes());
+            assert_eq!(read.is_ok(), is_record, "{names}: {read:?}");
+            if is_record {
+                let read: Vec<String> = record.labels().map(|(name, _)| name.to_owned()).collect();
+                if let Some((before, shape)) = shapes.last() {
+                    assert!(*before == read || *shape != record.shape(), "{before:?} and {read:?}");
+                }
+                shapes.push((read, record.shape()));
+            }
+        }
+        let is_kept = |pair: &[(Vec<String>, u64)]| pair[0].1 == pair[1].1;
+        let kept: Vec<_> = shapes.windows(2).map(is_kept).collect();
+        assert_eq!(kept, [true, true, false, false, false, false, true, true, false]);
     }
 
     #[test]

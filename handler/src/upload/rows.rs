@@ -125,8 +125,13 @@ pub(super) struct Rows {
     columns: Vec<Column>,
     places: HashMap<Box<str>, usize>,
     taken: HashSet<ColumnName>,
+    /// The columns of the labels of a record, in its order, and the record's shape.
+    order: Vec<usize>,
+    shape: Option<u64>,
     /// The columns of a row's identity, by name.
     key_columns: Vec<usize>,
+    /// What the digest of the record in hand is of.
+    identity: Vec<u8>,
     keys: StringBuilder,
     numbers: Int64Builder,
     rows: usize,
@@ -175,7 +180,10 @@ impl Rows {
             columns: Vec::new(),
             places: HashMap::new(),
             taken: HashSet::new(),
+            order: Vec::new(),
+            shape: None,
             key_columns: Vec::new(),
+            identity: Vec::new(),
             keys: StringBuilder::new(),
             numbers: Int64Builder::new(),
             rows: 0,
@@ -197,6 +205,7 @@ impl Rows {
         let known = self.columns.len();
         let read = self.read_cells(record).and_then(|()| self.check_required(record));
         if read.is_err() {
+            self.shape = None;
             self.forget(known);
         } else if self.columns.len() > known {
             self.key_columns = (0..self.columns.len()).filter(|at| self.columns[*at].is_key).collect();
@@ -206,14 +215,20 @@ impl Rows {
     }
 
     fn read_cells(&mut self, record: &Record) -> Result<(), Fault> {
+        let is_known = self.shape.replace(record.shape()) == Some(record.shape());
+        if !is_known {
+            self.order.clear();
+        }
         for (at, (label, value)) in record.labels().enumerate() {
-            // Most records have the labels of the one before, in the same order.
-            let place = match self.columns.get(at).filter(|column| *column.label == *label) {
-                Some(_) => at,
-                None => match self.places.get(label) {
+            let place = if is_known {
+                self.order[at]
+            } else {
+                let place = match self.places.get(label) {
                     Some(place) => *place,
                     None => self.begin(label).map_err(|reason| Fault::new(Some(label), reason, label))?,
-                },
+                };
+                self.order.push(place);
+                place
             };
             if let Some(value) = value {
                 let column = &mut self.columns[place];
@@ -282,11 +297,12 @@ impl Rows {
 
     /// The digest of the record's identity: of every column that is neither an amount nor a quantity,
     /// by name. One that is null or empty is as if it were not there.
-    pub(super) fn key(&self, record: &Record) -> [u8; 16] {
-        let mut digest = Sha256::new();
+    pub(super) fn key(&mut self, record: &Record) -> [u8; 16] {
+        let identity = &mut self.identity;
+        identity.clear();
         let mut part = |part: &[u8]| {
-            digest.update((part.len() as u64).to_le_bytes());
-            digest.update(part);
+            identity.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            identity.extend_from_slice(part);
         };
         for column in self.key_columns.iter().map(|at| &self.columns[*at]) {
             let name = column.name.as_str().as_bytes();
@@ -320,7 +336,7 @@ impl Rows {
                 _ => {}
             }
         }
-        let digest = digest.finalize();
+        let digest = Sha256::digest(identity);
         std::array::from_fn(|at| digest[at])
     }
 

@@ -80,13 +80,51 @@ struct Scan {
     escaped: bool,
 }
 
+/// The elements that ended in a chunk, whole, one behind the other.
+#[derive(Debug, Default)]
+pub(super) struct Frame {
+    text: Vec<u8>,
+    /// Where each ends, and whether it is only the beginning of one that is too long.
+    ends: Vec<(usize, bool)>,
+}
+
+impl Frame {
+    pub(super) fn elements(&self) -> impl Iterator<Item = Element<'_>> {
+        let mut begin = 0;
+        self.ends.iter().map(move |(end, is_too_long)| {
+            let text = &self.text[std::mem::replace(&mut begin, *end)..*end];
+            if *is_too_long { Element::TooLong(text) } else { Element::Whole(text) }
+        })
+    }
+}
+
 impl Elements {
+    /// The elements that end in a chunk; those before the error, too, when it has one.
+    pub(super) fn frame(&mut self, mut chunk: &[u8]) -> (Frame, Result<(), ElementsError>) {
+        let mut frame = Frame::default();
+        loop {
+            match self.next(&mut chunk) {
+                Ok(Some(element)) => {
+                    let (text, is_too_long) = match element {
+                        Element::Whole(text) => (text, false),
+                        Element::TooLong(text) => (text, true),
+                    };
+                    frame.text.extend_from_slice(text);
+                    frame.ends.push((frame.text.len(), is_too_long));
+                }
+                Ok(None) if chunk.is_empty() => return (frame, Ok(())),
+                Ok(None) => {}
+                Err(error) => return (frame, Err(error)),
+            }
+        }
+    }
+
     /// Reads on to the end of the next element, and takes from `chunk` what was read. Without one
     /// the chunk is empty.
     ///
     /// # Errors
     /// It is no array.
-    pub(super) fn next<'e, 'c: 'e>(&'e mut self, chunk: &mut &'c [u8]) -> Result<Option<Element<'e>>, ElementsError> {
+    fn next<'e, 'c: 'e>(&'e mut self, chunk: &mut &'c [u8]) -> Result<Option<Element<'e>>, ElementsError> {
         if !matches!(self.state, State::Inside(_)) {
             self.begun.clear();
             self.bytes = 0;

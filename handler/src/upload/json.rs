@@ -1,6 +1,7 @@
 //! An upload of JSON, from its body to the commit: `[{"labels": {...}, "value": 1.2, "timestamp": 1700000000}, ...]`.
 //!
-//! The body goes to a thread that decodes it; its batches come back, and the store pulls them. Whoever is slow slows the body.
+//! The body is cut into records, which go to a thread that decodes them; its batches come back, and the store pulls them.
+//! Whoever is slow slows the body.
 //! One commit for the whole request, or none: a record that cannot be stored ends it ([`Rejects::Refuse`]), or is
 //! quarantined while the rest is stored ([`Rejects::Keep`]).
 //!
@@ -16,7 +17,7 @@
 //! column came are found again. `cost` and `generic` keep the key as a digest in `x_key` and the number in `x_row`;
 //! `cost` rows also say `x_source` = `upload`, and no scope or snapshot: they stand in a table beside those of snapshots, and neither touches the other.
 //!
-//! Peak memory: [`N_CHUNKS`] chunks of the body, one element, two batches, 26 MiB of keys counted (`number`), and the store's.
+//! Peak memory: [`N_FRAMES`] chunks' records, one more, two batches, 26 MiB of keys counted (`number`), and the store's.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,12 +25,11 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema};
 use arrow::error::ArrowError;
-use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use tokio::sync::mpsc;
 
 use super::body::Incoming;
-use super::elements::{Element, Elements, ElementsError};
+use super::elements::{Element, Elements, ElementsError, Frame};
 use super::number::{Aside, Numbers};
 use super::record::{Record, RecordError};
 use super::reject::{self, Fault, Quarantine, Reason, Rejected};
@@ -38,8 +38,8 @@ use crate::ident::{ColumnName, TableName};
 use crate::ingest::{Ingest, IngestError};
 use crate::store::{StoreError, Upsert, Upserted};
 
-/// Chunks of a body waiting for their decoder.
-const N_CHUNKS: usize = 4;
+/// Chunks of a body whose records wait for their decoder.
+const N_FRAMES: usize = 4;
 /// Batches waiting for the store; one ready, one in the making.
 const N_READY_BATCHES: usize = 1;
 
@@ -142,26 +142,44 @@ type ReadyBatches = mpsc::Receiver<Result<RecordBatch, JsonError>>;
 /// # Errors
 /// Nothing of it is stored.
 pub(crate) async fn store(ingest: &Ingest, request: Request, body: &Incoming) -> Result<Taken, JsonError> {
-    let (chunks, incoming) = mpsc::channel(N_CHUNKS);
+    let (frames, incoming) = mpsc::channel(N_FRAMES);
     let (batches, ready) = mpsc::channel(N_READY_BATCHES);
     let (rejects, ready_rejects) = mpsc::channel(N_READY_BATCHES);
     let Request { table, kind, .. } = request.clone();
     let decoder = tokio::task::spawn_blocking(move || Decoder::new(request, batches, rejects).run(incoming));
-    let pumped = async move {
-        while let Some(chunk) = body.next().await {
-            if chunks.send(chunk).await.is_err() {
-                return;
-            }
-        }
-    };
+    let framed = framed(body, frames);
     let rows = upserted(ingest, table, kind.key(), kind.fields(), ready);
     let fields = reject::schema().fields().iter().map(|field| field.as_ref().clone()).collect();
     let quarantined = upserted(ingest, TableName::rejects(), reject::key(), fields, ready_rejects);
-    let ((), rows, quarantined) = futures::join!(pumped, rows, quarantined);
+    let ((), rows, quarantined) = futures::join!(framed, rows, quarantined);
     let taken = decoder.await?;
     match (rows, quarantined) {
         (Ok(_), Ok(_)) => Ok(taken),
         (Err(JsonError::Unwanted), Err(error)) | (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+    }
+}
+
+/// Cuts a body into records.
+async fn framed(body: &Incoming, frames: mpsc::Sender<Result<Frame, JsonError>>) {
+    let mut elements = Elements::default();
+    while let Some(chunk) = body.next().await {
+        let (frame, read) = match chunk {
+            Ok(chunk) => elements.frame(&chunk),
+            Err(error) => {
+                let _ = frames.send(Err(JsonError::Body(error))).await;
+                return;
+            }
+        };
+        if frames.send(Ok(frame)).await.is_err() {
+            return;
+        }
+        if let Err(error) = read {
+            let _ = frames.send(Err(error.into())).await;
+            return;
+        }
+    }
+    if let Err(error) = elements.end() {
+        let _ = frames.send(Err(error.into())).await;
     }
 }
 
@@ -216,8 +234,8 @@ impl Decoder {
     }
 
     /// Sends the batches of a body, or why there are no more.
-    fn run(mut self, chunks: mpsc::Receiver<Result<Bytes, axum::Error>>) -> Taken {
-        if let Err(error) = self.decode(chunks) {
+    fn run(mut self, frames: mpsc::Receiver<Result<Frame, JsonError>>) -> Taken {
+        if let Err(error) = self.decode(frames) {
             // Neither may take what came so far for all of it; whoever has gone has said why.
             let _ = self.rejected.blocking_send(Err(JsonError::Unwanted));
             let _ = self.batches.blocking_send(Err(error));
@@ -225,13 +243,9 @@ impl Decoder {
         self.taken
     }
 
-    fn decode(&mut self, mut chunks: mpsc::Receiver<Result<Bytes, axum::Error>>) -> Result<(), JsonError> {
-        let mut elements = Elements::default();
-        while let Some(chunk) = chunks.blocking_recv() {
-            let chunk = chunk.map_err(JsonError::Body)?;
-            let mut bytes = &chunk[..];
-            while !bytes.is_empty() {
-                let Some(element) = elements.next(&mut bytes)? else { continue };
+    fn decode(&mut self, mut frames: mpsc::Receiver<Result<Frame, JsonError>>) -> Result<(), JsonError> {
+        while let Some(frame) = frames.blocking_recv() {
+            for element in frame?.elements() {
                 let index = self.taken.received;
                 self.taken.received += 1;
                 match element {
@@ -242,7 +256,6 @@ impl Decoder {
                 }
             }
         }
-        elements.end()?;
         while let Some(aside) = self.aside.take() {
             self.numbers.iter_mut().for_each(Numbers::clear);
             let mut records = aside.into_records()?;

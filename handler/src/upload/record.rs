@@ -35,7 +35,10 @@ pub(super) struct Record {
     names: Vec<String>,
     /// Where their values stand in `text`.
     values: Vec<Option<Range<usize>>>,
+    /// The record's own text, and behind it values that stand there with escapes.
     text: String,
+    /// Bytes of the values.
+    bytes: usize,
     value: Option<f64>,
     /// Another number when the names are others.
     shape: u64,
@@ -79,10 +82,11 @@ impl Record {
     fn read_as(&mut self, reading: Reading, text: &str) -> serde_json::Result<bool> {
         self.values.clear();
         self.text.clear();
-        self.value = None;
+        self.text.push_str(text);
+        (self.bytes, self.value) = (0, None);
         let mut json = serde_json::Deserializer::from_str(text);
         let mut has_labels = false;
-        json.deserialize_map(Fields { record: self, reading, has_labels: &mut has_labels })?;
+        json.deserialize_map(Fields { record: self, reading, text, has_labels: &mut has_labels })?;
         json.end()?;
         self.end();
         Ok(has_labels)
@@ -106,7 +110,7 @@ impl Record {
 
     /// Bytes of the labels' values.
     pub(super) fn bytes(&self) -> usize {
-        self.text.len()
+        self.bytes
     }
 
     /// The record's own value, which says once more what one of the labels does.
@@ -129,17 +133,31 @@ impl Record {
         }
     }
 
-    fn push(&mut self, text: &str) {
+    /// A value that does not stand in the record as it is.
+    fn push(&mut self, value: &str) {
         let start = self.text.len();
-        self.text.push_str(text);
+        self.text.push_str(value);
+        self.bytes += value.len();
         self.values.push(Some(start..self.text.len()));
     }
 
-    fn push_raw(&mut self, json: &str) -> serde_json::Result<()> {
+    /// A value that is a part of the record's `text`, and need not be copied once more.
+    fn push_part(&mut self, text: &str, value: &str) {
+        let start = value.as_ptr().addr().wrapping_sub(text.as_ptr().addr());
+        match start.checked_add(value.len()) {
+            Some(end) if end <= text.len() => {
+                self.bytes += value.len();
+                self.values.push(Some(start..end));
+            }
+            _ => self.push(value),
+        }
+    }
+
+    fn push_raw(&mut self, text: &str, json: &str) -> serde_json::Result<()> {
         match json.as_bytes() {
             b"null" => self.values.push(None),
             [b'"', ..] => self.push(&serde_json::from_str::<String>(json)?),
-            _ => self.push(json),
+            _ => self.push_part(text, json),
         }
         Ok(())
     }
@@ -166,13 +184,14 @@ impl Record {
     }
 }
 
-struct Fields<'r> {
+struct Fields<'r, 'de> {
     record: &'r mut Record,
     reading: Reading,
+    text: &'de str,
     has_labels: &'r mut bool,
 }
 
-impl<'de> Visitor<'de> for Fields<'_> {
+impl<'de> Visitor<'de> for Fields<'_, 'de> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -184,7 +203,7 @@ impl<'de> Visitor<'de> for Fields<'_> {
             match field {
                 Field::Labels => {
                     self.record.values.clear();
-                    map.next_value_seed(Labels(self.record, self.reading))?;
+                    map.next_value_seed(Labels { record: self.record, reading: self.reading, text: self.text })?;
                     *self.has_labels = true;
                 }
                 Field::Value => {
@@ -230,9 +249,13 @@ impl Visitor<'_> for Name {
     }
 }
 
-struct Labels<'r>(&'r mut Record, Reading);
+struct Labels<'r, 'de> {
+    record: &'r mut Record,
+    reading: Reading,
+    text: &'de str,
+}
 
-impl<'de> DeserializeSeed<'de> for Labels<'_> {
+impl<'de> DeserializeSeed<'de> for Labels<'_, 'de> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -240,7 +263,7 @@ impl<'de> DeserializeSeed<'de> for Labels<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Labels<'_> {
+impl<'de> Visitor<'de> for Labels<'_, 'de> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -248,16 +271,16 @@ impl<'de> Visitor<'de> for Labels<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Self(record, reading) = self;
+        let Self { record, reading, text } = self;
         while map.next_key_seed(LabelName(record))?.is_some() {
             if record.values.len() == MAX_LABELS {
                 return Err(A::Error::custom(format_args!("it has more than {MAX_LABELS} labels")));
             }
             match reading {
-                Reading::Texts => map.next_value_seed(LabelText(record))?,
+                Reading::Texts => map.next_value_seed(LabelText { record, text })?,
                 Reading::Raw => {
-                    let value: &RawValue = map.next_value()?;
-                    record.push_raw(value.get()).map_err(A::Error::custom)?;
+                    let value: &'de RawValue = map.next_value()?;
+                    record.push_raw(text, value.get()).map_err(A::Error::custom)?;
                 }
             }
         }
@@ -289,9 +312,12 @@ impl Visitor<'_> for LabelName<'_> {
 }
 
 /// A value that is a text or null; others are errors.
-struct LabelText<'r>(&'r mut Record);
+struct LabelText<'r, 'de> {
+    record: &'r mut Record,
+    text: &'de str,
+}
 
-impl<'de> DeserializeSeed<'de> for LabelText<'_> {
+impl<'de> DeserializeSeed<'de> for LabelText<'_, 'de> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -299,20 +325,25 @@ impl<'de> DeserializeSeed<'de> for LabelText<'_> {
     }
 }
 
-impl Visitor<'_> for LabelText<'_> {
+impl<'de> Visitor<'de> for LabelText<'_, 'de> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a text or null")
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        self.0.push(text);
+    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<(), E> {
+        self.record.push_part(self.text, value);
+        Ok(())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<(), E> {
+        self.record.push(value);
         Ok(())
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {
-        self.0.values.push(None);
+        self.record.values.push(None);
         Ok(())
     }
 }

@@ -1,12 +1,14 @@
 //! An inherited configuration in, ours out: each `exporterConfig` is a source, asked for as often as it says, and
-//! `/metrics` has the report's rows, on the port and for whomever it always had them.
+//! `/metrics` has the report's rows, on the port and for whomever it always had them. One whose `provider` names a
+//! ProviderConfig is two: the report, and the usage of its resources.
 
 use std::path::{Path, PathBuf};
 
 use costream_common::config::{self, ConfigError};
-use costream_common::inherited::{self, ExporterPart, Inherited, MetricType};
+use costream_common::inherited::{self, ExporterPart, Inherited, MetricType, UsagePart};
 use costream_common::record::{SourceName, USAGE_TABLE};
 
+use crate::config::provider::ProviderUsage;
 use crate::config::{ExporterConfig, Generic, InvalidSource, Location, MetricsConfig, Points, Rows, SourceConfig};
 use crate::profile::ProfileName;
 
@@ -69,8 +71,23 @@ impl Loaded {
 /// # Errors
 /// A source cannot be one, or there is none.
 pub fn exporter(inherited: &Inherited, path: &Path) -> Result<ExporterConfig, LoadError> {
-    let sources = inherited.exporters.iter().map(|part| source(part, inherited, path));
-    let sources = sources.collect::<Result<Vec<_>, _>>()?;
+    let mut sources = Vec::new();
+    for part in &inherited.exporters {
+        let named = |name: &str| {
+            SourceName::new(name).map_err(|error| LoadError::Source {
+                path: path.to_owned(),
+                of: part.name.clone(),
+                source: error.into(),
+            })
+        };
+        let report = source(part, inherited, named(&part.name)?);
+        if let Some(usage) = &part.usage {
+            let of_usage = usage_source(usage, part, inherited, &report.name, named(&usage.name)?);
+            sources.extend([report, of_usage]);
+        } else {
+            sources.push(report);
+        }
+    }
     if sources.is_empty() {
         return Err(LoadError::Nothing(path.to_owned()));
     }
@@ -82,7 +99,7 @@ pub fn exporter(inherited: &Inherited, path: &Path) -> Result<ExporterConfig, Lo
     })
 }
 
-fn source(part: &ExporterPart, inherited: &Inherited, path: &Path) -> Result<SourceConfig, LoadError> {
+fn source(part: &ExporterPart, inherited: &Inherited, name: SourceName) -> SourceConfig {
     let rows = match &part.metric_type {
         MetricType::Cost => Rows::Charges,
         MetricType::Resource => Rows::Points(Points {
@@ -96,19 +113,34 @@ fn source(part: &ExporterPart, inherited: &Inherited, path: &Path) -> Result<Sou
             table: part.table.clone().unwrap_or_else(|| GENERIC_TABLE.to_owned()),
         }),
     };
-    if let Some(provider) = &part.provider {
-        tracing::warn!(source = part.name, %provider, "the usage of the report's resources is not polled by this source");
-    }
-    let name = SourceName::new(&part.name).map_err(|error| LoadError::Source {
-        path: path.to_owned(),
-        of: part.name.clone(),
-        source: error.into(),
-    })?;
-    Ok(SourceConfig {
+    SourceConfig {
         name,
         location: Location::Call { call: Box::new(part.call.clone()), resources: inherited.resources.clone() },
         profile: ProfileName::Auto,
         poll_interval: Some(part.interval),
         rows,
-    })
+    }
+}
+
+fn usage_source(
+    usage: &UsagePart,
+    part: &ExporterPart,
+    inherited: &Inherited,
+    costs: &SourceName,
+    name: SourceName,
+) -> SourceConfig {
+    let usage = ProviderUsage {
+        provider: usage.provider.clone(),
+        costs: costs.clone(),
+        report: part.call.clone(),
+        resources: inherited.resources.clone(),
+        table: usage.table.clone().unwrap_or_else(|| USAGE_TABLE.to_owned()),
+    };
+    SourceConfig {
+        name,
+        location: Location::Provider(Box::new(usage)),
+        profile: ProfileName::Auto,
+        poll_interval: Some(part.interval),
+        rows: Rows::default(),
+    }
 }

@@ -9,11 +9,12 @@
 //! before a second try takes no place. A source has at most as many reports waiting as there are places, so that one
 //! with many does not keep the others from theirs.
 
+mod flight;
 mod keep;
 mod places;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ use futures::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use self::flight::Progress;
+use self::flight::{Flight, Flights};
 use self::keep::Keeping;
 pub(crate) use self::places::Places;
 use crate::assemble::{AssembleError, Assembly, Piece};
@@ -123,26 +126,18 @@ impl PollError {
         }
     }
 
+    /// Whether the source, or what says how to ask it, gave nothing.
+    fn is_missing(&self) -> bool {
+        match self {
+            Self::Source(_) => true,
+            Self::Usage(error) => error.is_missing(),
+            _ => false,
+        }
+    }
+
     fn waits_for_costs(&self) -> bool {
         matches!(self, Self::Usage(error) if error.waits_for_costs())
     }
-}
-
-/// A poll under way, for those who wait for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// The report.
-    pub key: ScopeKey,
-    /// Rows taken so far.
-    pub rows: u64,
-    /// Rows refused so far.
-    pub rejected: u64,
-}
-
-#[derive(Debug, Default)]
-struct Flight {
-    rows: AtomicU64,
-    rejected: AtomicU64,
 }
 
 /// How a source's last polls went.
@@ -169,7 +164,8 @@ pub(crate) struct Polling {
     /// One poll at a time.
     busy: tokio::sync::Mutex<()>,
     status: Mutex<Status>,
-    last: Mutex<Option<Instant>>,
+    /// When the next poll is due; nothing before the first one.
+    next: Mutex<Option<Instant>>,
     /// Polls in a row to which the source gave nothing.
     failures: AtomicU32,
 }
@@ -184,7 +180,7 @@ pub(crate) struct Polls {
     pub(crate) limits: Limits,
     pub(crate) csv_reader: CsvReader,
     places: Places,
-    flights: Mutex<BTreeMap<ScopeKey, Arc<Flight>>>,
+    flights: Flights,
 }
 
 impl Polls {
@@ -204,22 +200,13 @@ impl Polls {
             limits,
             csv_reader,
             places,
-            flights: Mutex::default(),
+            flights: Flights::default(),
         }
     }
 
     /// The polls under way.
     pub(crate) fn progress(&self) -> Vec<Progress> {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let flights = locked(&self.flights);
-        flights
-            .iter()
-            .map(|(key, flight)| Progress {
-                key: key.clone(),
-                rows: count(&flight.rows),
-                rejected: count(&flight.rejected),
-            })
-            .collect()
+        self.flights.progress()
     }
 }
 
@@ -232,14 +219,13 @@ impl Polling {
     /// # Errors
     /// The source cannot be asked.
     pub(crate) fn new(source: Source) -> Result<Self, SourceError> {
-        let usage = source.azure_monitor().map(|azure| Usage::new(source.name.clone(), Arc::clone(azure)));
-        let usage = usage.transpose()?;
+        let usage = source.usage().map(|from| Usage::new(source.name.clone(), from)).transpose()?;
         Ok(Self {
             source,
             usage,
             busy: tokio::sync::Mutex::default(),
             status: Mutex::default(),
-            last: Mutex::default(),
+            next: Mutex::default(),
             failures: AtomicU32::default(),
         })
     }
@@ -253,10 +239,19 @@ impl Polling {
         locked(&self.status).clone()
     }
 
+    /// Whether its rows are charges.
+    pub(crate) fn is_of_charges(&self) -> bool {
+        !self.is_usage() && matches!(self.source.rows, Rows::Charges)
+    }
+
+    /// Whether its rows are points of usage.
+    pub(crate) fn is_of_points(&self) -> bool {
+        self.is_usage() || matches!(self.source.rows, Rows::Points(_))
+    }
+
     /// How long until the next poll is due.
     fn wait(&self) -> Duration {
-        let due = locked(&self.last).map(|last| last + jittered(self.pause()));
-        due.map_or(Duration::ZERO, |due| due.saturating_duration_since(Instant::now()))
+        locked(&self.next).map_or(Duration::ZERO, |due| due.saturating_duration_since(Instant::now()))
     }
 
     /// From the last poll to the next, give or take a tenth.
@@ -302,7 +297,7 @@ impl Polling {
 
     fn settle(&self, outcomes: &[PollOutcome], gone: usize, began: Instant) {
         let failure = outcomes.iter().find_map(|outcome| outcome.result.as_ref().err());
-        let is_missing = |outcome: &PollOutcome| matches!(outcome.result, Err(PollError::Source(_)));
+        let is_missing = |outcome: &PollOutcome| outcome.result.as_ref().is_err_and(PollError::is_missing);
         let failures = if outcomes.iter().any(is_missing) { self.failures.load(Ordering::Relaxed) + 1 } else { 0 };
         self.failures.store(failures, Ordering::Relaxed);
         let now = Utc::now();
@@ -315,7 +310,7 @@ impl Polling {
         if failure.is_none() {
             status.succeeded_at = Some(now);
         }
-        *locked(&self.last) = Some(Instant::now());
+        *locked(&self.next) = Instant::now().checked_add(jittered(self.pause()));
     }
 
     async fn poll_report(&self, polls: &Polls, item: Item) -> PollOutcome {
@@ -400,8 +395,7 @@ impl Polling {
             }
             (Fetched::Unfinished, None) => return Err(SourceError::Unfinished(item.shown.clone()).into()),
         };
-        let flight = InFlight::new(polls, key.clone());
-        let flight = &flight.flight;
+        let flight = &polls.flights.begin(key.clone());
         let keeping = |key| Keeping { polls, key, conversion: conversion.clone(), last: last.clone() };
         let (generation, changed, read_bytes) = match &self.source.rows {
             Rows::Charges => self.write(polls, key, parts, columns, conversion, last.as_ref(), flight).await?,
@@ -498,13 +492,15 @@ impl Polling {
                 outcomes = self.poll(polls) => outcomes,
             };
             outcomes.iter().for_each(log);
+            let errors = || outcomes.iter().filter_map(|outcome| outcome.result.as_ref().err());
+            let later = |wait: Duration| Instant::now().checked_add(wait);
             // A server that asked for more time than one poll has gets it from the schedule.
-            let asked = outcomes.iter().filter_map(|outcome| outcome.result.as_ref().err()?.retry_after()).max();
-            if let Some(later) = asked.and_then(|asked| asked.checked_sub(self.pause().mul_f64(0.9))) {
-                *locked(&self.last) = Instant::now().checked_add(later);
+            if let Some(asked) = errors().filter_map(PollError::retry_after).max() {
+                let mut next = locked(&self.next);
+                *next = (*next).max(later(asked));
             }
-            if outcomes.iter().any(|outcome| outcome.result.as_ref().is_err_and(PollError::waits_for_costs)) {
-                *locked(&self.last) = (Instant::now() + WAITS_FOR_COSTS).checked_sub(self.source.interval);
+            if errors().any(PollError::waits_for_costs) {
+                *locked(&self.next) = later(WAITS_FOR_COSTS);
             }
         }
     }
@@ -628,100 +624,5 @@ fn write(
     Ok(None)
 }
 
-/// Shows a poll as under way for as long as it lives.
-struct InFlight<'a> {
-    polls: &'a Polls,
-    key: ScopeKey,
-    flight: Arc<Flight>,
-}
-
-impl<'a> InFlight<'a> {
-    fn new(polls: &'a Polls, key: ScopeKey) -> Self {
-        let flight = Arc::new(Flight::default());
-        locked(&polls.flights).insert(key.clone(), Arc::clone(&flight));
-        Self { polls, key, flight }
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        locked(&self.polls.flights).remove(&self.key);
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    use costream_common::record::MAX_BATCH_BYTES;
-    use tokio::io::{AsyncRead, ReadBuf};
-
-    use super::*;
-    use crate::decode::chunk::N_READY_CHUNKS;
-
-    const HEADER: &[u8] = b"BilledCost,BillingCurrency,x_Note\n";
-    /// So many rows fill a batch by their number and by their bytes, about.
-    const ROW_BYTES: u64 = 1_000;
-    /// What the decoder hands over at a time, and its two buffers together at most.
-    const CHUNK_BYTES: u64 = 256 << 10;
-    /// Batches: those that wait, the one that is handed over and the one that is open. Chunks: those that wait, the one
-    /// that is filled and the one that is converted, and one for the buffers.
-    const AHEAD_BYTES: u64 =
-        (N_READY_PIECES as u64 + 2) * MAX_BATCH_BYTES as u64 + (N_READY_CHUNKS as u64 + 3) * CHUNK_BYTES;
-
-    /// A report without an end, which counts what was read of it.
-    struct Endless {
-        row: Vec<u8>,
-        at: usize,
-        read: Arc<AtomicU64>,
-    }
-
-    impl AsyncRead for Endless {
-        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-            let n = to.remaining().min(self.row.len() - self.at);
-            to.put_slice(&self.row[self.at..self.at + n]);
-            self.at = (self.at + n) % self.row.len();
-            self.read.fetch_add(n as u64, Ordering::SeqCst);
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    #[test]
-    fn a_source_that_gives_nothing_is_asked_again_sooner_and_then_less_and_less_often() {
-        let hours = Duration::from_secs(12 * 3600);
-        let pauses = [0, 1, 2, 3, 4, 5, 6, u32::MAX].map(|failures| paced(hours, failures).as_secs());
-        assert_eq!(pauses, [43_200, 60, 120, 240, 480, 900, 900, 900]);
-        assert_eq!(paced(Duration::from_secs(5), 9), Duration::from_secs(5), "and never less often than it says");
-    }
-
-    // On one thread, a task that still had room to read would be run by the yields.
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_slow_writer_is_the_pace_at_which_the_source_is_read() {
-        let note = "x".repeat(usize::try_from(ROW_BYTES).expect("few") - b"1,EUR,\n".len());
-        let (row, read) = (format!("1,EUR,{note}\n").into_bytes(), Arc::<AtomicU64>::default());
-        assert_eq!(row.len() as u64, ROW_BYTES);
-        let rows = Endless { row, at: 0, read: Arc::clone(&read) };
-        let source = tokio::io::AsyncReadExt::chain(HEADER, rows);
-        let parts = Parts::of_all(vec![(Box::new(source), "costs.csv".to_owned())]);
-        let options = DecodeOptions::new("costs.csv");
-        let mut assembly = Assembly::open(parts, options, None).await.expect("a report");
-        let (pieces, mut received) = mpsc::channel(N_READY_PIECES);
-        let handing = tokio::spawn(async move { hand_over(&mut assembly, &pieces, &Flight::default()).await });
-        let mut written = 0;
-        for _ in 0..30 {
-            for _ in 0..1_000 {
-                tokio::task::yield_now().await;
-            }
-            let ahead = read.load(Ordering::SeqCst) - written * ROW_BYTES;
-            assert!((1..AHEAD_BYTES).contains(&ahead), "{ahead} bytes are read ahead of {written} rows");
-            match received.recv().await {
-                Some(ToDisk::Piece(Piece::Batch(batch))) => written += batch.num_rows() as u64,
-                _ => panic!("every row is good"),
-            }
-        }
-        assert!(written * ROW_BYTES > 3 * AHEAD_BYTES, "enough was written to break the bound");
-        drop(received);
-        handing.await.expect("no panic").expect("a writer that has ended is no error of the report");
-    }
-}
+mod tests;

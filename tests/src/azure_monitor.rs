@@ -48,6 +48,8 @@ pub struct World {
     pub tokens_are_pages: bool,
     /// How long a token lives, in seconds.
     pub token_life: u64,
+    /// Texts behind other paths, for whoever has a token.
+    pub files: BTreeMap<String, String>,
     /// Values that are other ones, by resource, metric and time; nothing: no value at that time.
     pub values: BTreeMap<(String, String, String), Option<String>>,
     /// Tokens that are good, each with its audience.
@@ -68,6 +70,7 @@ impl AzureMonitor {
             throttles: (0, 0),
             tokens_are_pages: false,
             token_life: 3_599,
+            files: BTreeMap::new(),
             values: BTreeMap::new(),
             tokens: BTreeMap::new(),
             issued: 0,
@@ -149,6 +152,9 @@ impl World {
         }
         let query: BTreeMap<String, String> = url.query_pairs().into_owned().collect();
         let path = percent_decoded(url.path());
+        if let Some(text) = self.files.get(&path) {
+            return Answer::new(200, text.clone());
+        }
         if is_batch { self.many(&query, asked) } else { self.one(&path, &query) }
     }
 

@@ -96,6 +96,9 @@ pub(super) struct Spec {
 pub(super) struct MetricEndpoint {
     #[serde(alias = "resourcesuffix")]
     pub(super) resource_suffix: Option<String>,
+    /// Of older ones, where nobody read it.
+    #[serde(rename = "resourcePrefix", alias = "resourceprefix")]
+    unread: Option<IgnoredAny>,
     #[serde(alias = "resourceprefixapi")]
     #[serde(rename = "resourcePrefixAPI")]
     pub(super) resource_prefix: Option<Api>,
@@ -145,7 +148,7 @@ pub(super) struct Scraped {
 }
 
 /// A request.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Api {
     pub(super) path: Option<String>,
@@ -156,8 +159,23 @@ pub(super) struct Api {
     pub(super) endpoint_ref: Option<Unnamed>,
 }
 
+impl Api {
+    /// Whether it says anything: the operator writes an empty one.
+    pub(super) fn says_something(&self) -> bool {
+        let is_some = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        is_some(&self.path) || self.endpoint_ref.as_ref().is_some_and(|endpoint| endpoint.named().is_some())
+    }
+
+    /// The same, with its Secret beside the resource that it is of when it does not say where that is.
+    pub(super) fn beside(mut self, of: &ObjectRef) -> Self {
+        let named = self.endpoint_ref.as_ref().and_then(Unnamed::named).map(|endpoint| endpoint.beside(of));
+        self.endpoint_ref = named.map(|ObjectRef { name, namespace }| Unnamed { name: Some(name), namespace });
+        self
+    }
+}
+
 /// A reference that may be written and name nothing, as the operator does it.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Unnamed {
     name: Option<String>,

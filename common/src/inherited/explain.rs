@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Call, ExporterPart, Inherited, MetricType, ScraperPart};
+use super::{Call, ExporterPart, Inherited, MetricType, ScraperPart, UsagePart};
 use crate::http::client::Method;
 
 impl Inherited {
@@ -20,7 +20,7 @@ impl Inherited {
     }
 
     fn exporter(&self, part: &ExporterPart, lines: &mut Vec<String>) {
-        let ExporterPart { name, call, metric_type, interval, provider, table, .. } = part;
+        let ExporterPart { name, call, metric_type, interval, usage, table, .. } = part;
         let of = match metric_type {
             MetricType::Cost => "a cost report".to_owned(),
             MetricType::Resource => format!("usage of {}", part.resource_id.as_deref().unwrap_or_default()),
@@ -30,9 +30,25 @@ impl Inherited {
         };
         lines.push(format!("source {name}: {of}, every {}", shown(*interval)));
         self.call(call, lines);
-        if let Some(provider) = provider {
-            lines.push(format!("  ProviderConfig {provider}: read from {}", self.resources.place()));
+        if let Some(table) = table {
+            lines.push(format!("  table {table}"));
         }
+        if let Some(usage) = usage {
+            self.usage(usage, part, lines);
+        }
+    }
+
+    fn usage(&self, usage: &UsagePart, of: &ExporterPart, lines: &mut Vec<String>) {
+        let UsagePart { name, provider, table } = usage;
+        let place = self.resources.place();
+        lines.push(format!("source {name}: usage of the resources of {}, every {}", of.name, shown(of.interval)));
+        lines.push(format!(
+            "  ProviderConfig {provider}, its ResourceConfigs and MetricConfigs: read from {place} for each poll"
+        ));
+        let server = of.call.server_shown();
+        lines.push(format!(
+            "  GET a resource's id and a metric's resourceSuffix at {server}, or at the metric's resourcePrefixAPI"
+        ));
         if let Some(table) = table {
             lines.push(format!("  table {table}"));
         }

@@ -13,6 +13,7 @@
 mod document;
 mod endpoint;
 mod explain;
+mod provider;
 mod resource;
 mod variables;
 
@@ -27,11 +28,12 @@ use self::endpoint::Endpoint;
 use self::resource::SecretText;
 use self::variables::Variables;
 use crate::config::{self, ConfigError};
-use crate::http::client::{Access, HeaderSource, Method, public_url};
+use crate::http::client::{Access, Client, ClientError, HeaderSource, Method, public_url};
 use crate::secret::{Held, KubernetesReason, SecretSource};
 
 pub use self::document::Generic;
-pub use self::resource::{Login, ObjectRef, ResourceError, ResourceMetric, Resources};
+pub use self::provider::{MetricServer, ResourceMetric};
+pub use self::resource::{Login, ObjectRef, ResourceError, Resources};
 pub use self::variables::VariableError;
 
 /// Where the operators mount a configuration.
@@ -39,6 +41,8 @@ pub const MOUNTED: &str = "/config/config.yaml";
 const EXPORTER_SCRAPER_CONFIG: &str = "ExporterScraperConfig";
 /// From one poll to the next, when nobody says.
 const POLL_EVERY: Duration = Duration::from_secs(3600);
+/// What the names of usage and its table end in, after those of the report whose resources it is of.
+const OF_RESOURCES: &str = "_res";
 /// The variable that says whose usage a report is.
 const RESOURCE_ID: &str = "ResourceId";
 
@@ -86,11 +90,22 @@ pub struct ExporterPart {
     pub metric_type: MetricType,
     /// How often it is asked.
     pub interval: Duration,
-    /// Which usage is polled for what the report has.
-    pub provider: Option<ObjectRef>,
+    /// The usage that is polled of the report's resources.
+    pub usage: Option<UsagePart>,
     /// The variable `ResourceId`.
     pub resource_id: Option<String>,
     /// The table that it ends in.
+    pub table: Option<String>,
+}
+
+/// The usage of a cost report's resources, as the `provider` beside the report says.
+#[derive(Clone, Debug)]
+pub struct UsagePart {
+    /// The report's name and [`OF_RESOURCES`], and no other's.
+    pub name: String,
+    /// The ProviderConfig, which says what is polled of which resources.
+    pub provider: ObjectRef,
+    /// The table that it ends in: the report's and [`OF_RESOURCES`].
     pub table: Option<String>,
 }
 
@@ -140,6 +155,19 @@ pub struct Resolved {
     pub proxy: Option<Url>,
     /// Whether it is to be told.
     pub debug: bool,
+}
+
+impl Resolved {
+    /// A client that asks so.
+    ///
+    /// # Errors
+    /// The certificates, the proxy or a header cannot be used.
+    pub fn client(self) -> Result<Client, ClientError> {
+        match &self.proxy {
+            Some(proxy) => Client::through(self.access, proxy),
+            None => Client::new(self.access),
+        }
+    }
 }
 
 /// A request that cannot be made.
@@ -229,6 +257,11 @@ fn parse(
         let reason = format!("two ExporterScraperConfigs are called {}", twice.name);
         return Err(ConfigError::Invalid { path: path.to_owned(), line: None, reason });
     }
+    for usage in exporters.iter_mut().filter_map(|exporter| exporter.usage.as_mut()) {
+        while !names.insert(usage.name.clone()) {
+            usage.name.push_str(OF_RESOURCES);
+        }
+    }
     // What was read of the others may hold secrets, and is not referred to.
     let is_resource = |document: &Document| document.kind().is_some_and(|kind| kind != EXPORTER_SCRAPER_CONFIG);
     let documents = documents.into_iter().filter(is_resource).collect();
@@ -260,11 +293,26 @@ fn exporter(
     }
     let table = scraped.and_then(|scraped| scraped.table_name.clone());
     let next_to_a_name = table.clone().or_else(|| call.endpoint_name()).unwrap_or_else(|| "report".to_owned());
+    let name = document.name().map_or(next_to_a_name, str::to_owned);
+    let provider = written.provider.as_ref().and_then(document::Unnamed::named);
+    let usage = match (provider, &metric_type) {
+        (Some(provider), MetricType::Cost) => Some(UsagePart {
+            name: format!("{name}{OF_RESOURCES}"),
+            provider,
+            table: table.as_ref().map(|table| format!("{table}{OF_RESOURCES}")),
+        }),
+        (Some(provider), _) => {
+            // The operators gave theirs to the configurations that they made for single resources, too.
+            tracing::info!(name, %provider, "the report has no resources whose usage could be polled");
+            None
+        }
+        (None, _) => None,
+    };
     Ok(ExporterPart {
-        name: document.name().map_or(next_to_a_name, str::to_owned),
+        name,
         metric_type,
         interval: interval(written.polling_interval, written.polling_interval_hours),
-        provider: written.provider.as_ref().and_then(document::Unnamed::named),
+        usage,
         resource_id,
         table,
         call,
@@ -337,14 +385,6 @@ fn interval(interval: Option<document::Interval>, hours: Option<document::Hours>
     said.into_iter().flatten().find(|said| !said.is_zero()).unwrap_or(POLL_EVERY)
 }
 
-impl Api {
-    /// Whether it says anything: the operator writes an empty one.
-    fn says_something(&self) -> bool {
-        let is_some = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-        is_some(&self.path) || self.endpoint_ref.as_ref().is_some_and(|endpoint| endpoint.named().is_some())
-    }
-}
-
 impl Call {
     fn of(within: &str, api: &Api, variables: Variables) -> Result<Self, String> {
         let path = variables.fill("path", api.path.as_deref().unwrap_or_default());
@@ -373,6 +413,36 @@ impl Call {
         Ok(Self { target, verb: Method::GET, payload: String::new(), headers: BTreeMap::new(), variables })
     }
 
+    /// The server alone, asked with the same credentials: a URL's host, or what `server-url` says.
+    #[must_use]
+    pub fn server(&self) -> Self {
+        let mut server = self.clone();
+        match &mut server.target {
+            Target::Url { url, .. } => {
+                url.set_path("");
+                (url.set_query(None), url.set_fragment(None));
+            }
+            Target::Path { path, .. } => path.clear(),
+        }
+        server.for_metrics()
+    }
+
+    /// Another server, in whose name and path the variables are this one's.
+    fn beside(&self, api: &Api) -> Result<Self, String> {
+        let within = "spec.endpoint.resourcePrefixAPI";
+        let call = Self::of(within, api, self.variables.clone())?;
+        if call.verb != Method::GET || !call.payload.is_empty() {
+            return Err(format!("{within}: metrics are asked for by GET, without a payload"));
+        }
+        Ok(call.for_metrics())
+    }
+
+    /// Asked for metrics in JSON, whatever was wanted of a report.
+    fn for_metrics(mut self) -> Self {
+        self.headers.retain(|name, _| !name.eq_ignore_ascii_case("accept"));
+        Self { verb: Method::GET, payload: String::new(), ..self }
+    }
+
     fn endpoint_name(&self) -> Option<String> {
         match &self.target {
             Target::Path { endpoint, .. } => endpoint.as_ref().map(|endpoint| endpoint.name.clone()),
@@ -384,10 +454,16 @@ impl Call {
     pub fn shown(&self) -> String {
         match &self.target {
             Target::Url { url, .. } => public_url(url),
-            Target::Path { path, endpoint: Some(endpoint) } => {
-                format!("{} at the server-url of Secret {endpoint}", public_path(path))
-            }
-            Target::Path { path, endpoint: None } => format!("{} at the cluster's API", public_path(path)),
+            Target::Path { path, .. } => format!("{} at {}", public_path(path), self.server_shown()),
+        }
+    }
+
+    /// As [`Self::shown`], of the server alone.
+    fn server_shown(&self) -> String {
+        match &self.target {
+            Target::Url { url, .. } => url.origin().ascii_serialization(),
+            Target::Path { endpoint: Some(endpoint), .. } => format!("the server-url of Secret {endpoint}"),
+            Target::Path { endpoint: None, .. } => "the cluster's API".to_owned(),
         }
     }
 

@@ -42,6 +42,13 @@ pub struct ObjectRef {
     pub namespace: Option<String>,
 }
 
+impl ObjectRef {
+    /// The same; without a namespace of its own it is in that of the resource which refers to it.
+    pub(super) fn beside(self, of: &Self) -> Self {
+        Self { namespace: self.namespace.or_else(|| of.namespace.clone()), ..self }
+    }
+}
+
 impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.namespace {
@@ -63,7 +70,7 @@ impl<'de> Deserialize<'de> for SecretText {
 
 /// The kinds of resources that are referred to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Secret,
     DatabaseConfig,
     ProviderConfig,
@@ -215,23 +222,6 @@ pub struct Login {
     pub password: SecretString,
 }
 
-/// A metric of every resource of a type, as a ProviderConfig's tree has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResourceMetric {
-    /// The `ResourceType` of the cost report.
-    pub resource_type: String,
-    /// The metric's name.
-    pub metric_name: String,
-    /// What follows a resource's id.
-    pub resource_suffix: String,
-    /// The Secret of the server that is asked, when it is not the report's own.
-    pub endpoint: Option<ObjectRef>,
-    /// `day`, `month` or `year`.
-    pub timespan: String,
-    /// `PT15M`, say.
-    pub interval: String,
-}
-
 impl Resources {
     pub(super) fn new(given: Vec<Document>, dir: Option<PathBuf>) -> Self {
         Self { given: Arc::new(given), dir }
@@ -293,44 +283,11 @@ impl Resources {
         let username = spec.username.ok_or_else(|| missing("spec.username is missing"))?;
         let password = spec.password_secret_ref.and_then(|key| key.named());
         let (secret, key) = password.ok_or_else(|| missing("spec.passwordSecretRef names no key of a Secret"))?;
-        // A Secret without a namespace of its own is beside the DatabaseConfig.
-        let namespace = secret.namespace.or_else(|| of.namespace.clone());
-        let password = self.secret_key(&ObjectRef { namespace, ..secret }, &key).await?;
+        let password = self.secret_key(&secret.beside(of), &key).await?;
         Ok(Login { username, password })
     }
 
-    /// The metrics of a ProviderConfig, over its ResourceConfigs and their MetricConfigs.
-    ///
-    /// # Errors
-    /// One of them cannot be had.
-    pub async fn metrics(&self, of: &ObjectRef) -> Result<Vec<ResourceMetric>, ResourceError> {
-        let mut metrics = Vec::new();
-        let provider = self.spec(Kind::ProviderConfig, of).await?;
-        for resource in provider.resources_ref.unwrap_or_default() {
-            let spec = self.spec(Kind::ResourceConfig, &resource).await?;
-            let resource_type = spec.resource_focus_name;
-            let resource_type = resource_type
-                .ok_or_else(|| incomplete(Kind::ResourceConfig, &resource, "spec.resourceFocusName is missing"))?;
-            for metric in spec.metrics_ref.unwrap_or_default() {
-                let spec = self.spec(Kind::MetricConfig, &metric).await?;
-                let missing = |what: &str| incomplete(Kind::MetricConfig, &metric, what);
-                let endpoint = spec.endpoint.unwrap_or_default();
-                metrics.push(ResourceMetric {
-                    resource_type: resource_type.clone(),
-                    metric_name: spec.metric_name.ok_or_else(|| missing("spec.metricName is missing"))?,
-                    resource_suffix: endpoint
-                        .resource_suffix
-                        .ok_or_else(|| missing("spec.endpoint.resourceSuffix is missing"))?,
-                    endpoint: endpoint.resource_prefix.and_then(|api| api.endpoint_ref?.named()),
-                    timespan: spec.timespan.unwrap_or_else(|| "month".to_owned()),
-                    interval: spec.interval.unwrap_or_else(|| "PT15M".to_owned()),
-                });
-            }
-        }
-        Ok(metrics)
-    }
-
-    async fn spec(&self, kind: Kind, of: &ObjectRef) -> Result<Spec, ResourceError> {
+    pub(super) async fn spec(&self, kind: Kind, of: &ObjectRef) -> Result<Spec, ResourceError> {
         let spec = match self.document(kind, of).await? {
             Found::Document(document) => document.spec,
             Found::Mounted(_) => None,
@@ -360,7 +317,7 @@ impl Resources {
     }
 }
 
-fn incomplete(kind: Kind, of: &ObjectRef, reason: &str) -> ResourceError {
+pub(super) fn incomplete(kind: Kind, of: &ObjectRef, reason: &str) -> ResourceError {
     ResourceError::Incomplete { kind: kind.name(), of: of.clone(), reason: reason.to_owned() }
 }
 
@@ -406,19 +363,24 @@ fn look(dir: &Path, kind: Kind, of: &ObjectRef) -> Result<Found, ResourceError> 
         }
     }
     paths.sort();
+    // A file that is none keeps nobody from the others.
+    let mut unread = None;
     for path in paths {
-        let text = text(&path).map_err(|source| failed(&path, source))?;
-        let documents = document::read(&text, &path);
-        let documents = documents.map_err(|source| ResourceError::Invalid {
-            kind: kind.name(),
-            of: of.clone(),
-            source: source.into(),
-        })?;
-        if let Some(document) = documents.into_iter().find(|document| is(document, kind, of)) {
-            return Ok(Found::Document(Box::new(document)));
+        let text = text(&path).map_err(|source| failed(&path, source));
+        let documents = text.and_then(|text| {
+            document::read(&text, &path).map_err(|source| ResourceError::Invalid {
+                kind: kind.name(),
+                of: of.clone(),
+                source: source.into(),
+            })
+        });
+        match documents.map(|documents| documents.into_iter().find(|document| is(document, kind, of))) {
+            Ok(Some(document)) => return Ok(Found::Document(Box::new(document))),
+            Ok(None) => {}
+            Err(error) => unread = unread.or(Some(error)),
         }
     }
-    Err(ResourceError::Missing { kind: kind.name(), of: of.clone(), dir: dir.to_owned() })
+    Err(unread.unwrap_or_else(|| ResourceError::Missing { kind: kind.name(), of: of.clone(), dir: dir.to_owned() }))
 }
 
 /// A mounted Secret's keys. Kubernetes keeps the files themselves in folders that begin with two dots.

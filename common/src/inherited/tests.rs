@@ -149,10 +149,121 @@ async fn both_spellings_say_the_same() {
         let login = resources.login(scraper.database.as_ref().expect("a database")).await.expect("a login");
         assert_eq!((login.username.as_str(), login.password.expose_secret()), ("crate", "hush"));
 
-        let metrics = resources.metrics(exporter.provider.as_ref().expect("a provider")).await.expect("metrics");
+        let usage = exporter.usage.as_ref().expect("a provider");
+        assert_eq!((usage.name.as_str(), usage.table.as_deref()), ("azure_res", Some("focus_table_res")));
+        let servers = resources.metric_servers(&usage.provider, &exporter.call).await.expect("metrics");
+        let [MetricServer { call, metrics }] = &servers[..] else { panic!("the report's own server") };
         let names: Vec<_> = metrics.iter().map(|m| (m.resource_type.as_str(), m.metric_name.as_str())).collect();
         assert_eq!(names, [("Virtual machine", "Percentage CPU"), ("Virtual machine", "Network")], "all of them");
+        let resolved = call.resolve(&resources).await.expect("all of it is there");
+        assert_eq!(resolved.url.as_str(), "http://reports.example/base/");
+        assert!(resolved.access.bearer_token.is_some() && resolved.access.userinfo.is_some());
+        assert_eq!(resolved.access.headers.keys().collect::<Vec<_>>(), ["X-Key"], "metrics come as JSON");
+        assert_eq!((&call.verb, call.payload.as_str()), (&Method::GET, ""));
     }
+}
+
+#[tokio::test]
+async fn a_metric_may_have_a_server_of_its_own() {
+    let own = |api: &str| {
+        let own = format!("endpoint: {{resourceSuffix: /n, resourcePrefixAPI: {api}}}");
+        let Inherited { exporters, resources, .. } =
+            inherited(&BY_PEOPLE.replace("endpoint: {resourceSuffix: /n}", &own));
+        (exporters[0].clone(), resources)
+    };
+    let servers = async |api: &str| {
+        let (exporter, resources) = own(api);
+        let usage = exporter.usage.as_ref().expect("a provider");
+        let servers = resources.metric_servers(&usage.provider, &exporter.call).await;
+        let mut shown = Vec::new();
+        for server in servers.map_err(|error| one_line(&error))? {
+            let resolved = server.call.resolve(&resources).await.map_err(|error| one_line(&error))?;
+            shown.push((resolved.url.to_string(), server.metrics.len()));
+        }
+        Ok::<_, String>(shown)
+    };
+    let reports = "http://reports.example/base/";
+    for (api, expected) in [
+        (
+            "{path: /metrics/<year>, endpointRef: {name: report-endpoint, namespace: finops}}",
+            &[(reports, 1), ("http://reports.example/base/metrics/2024", 1)][..],
+        ),
+        ("{path: '', verb: '', headers: [], payload: '', endpointRef: null}", &[(reports, 2)]),
+        // Beside its MetricConfig, where it does not say.
+        ("{endpointRef: {name: report-endpoint}}", &[(reports, 1), (reports, 1)]),
+    ] {
+        let expected: Vec<_> = expected.iter().map(|(url, n)| ((*url).to_owned(), *n)).collect();
+        assert_eq!(servers(api).await, Ok(expected), "{api}");
+    }
+    for (api, says) in [
+        (
+            "{path: /x, verb: POST, endpointRef: {name: e}}",
+            "MetricConfig finops/net: spec.endpoint.resourcePrefixAPI: metrics are asked for by GET",
+        ),
+        (
+            "{path: '/<who>'}",
+            "MetricConfig finops/net: spec.endpoint.resourcePrefixAPI.path: <who> is not among additionalVariables",
+        ),
+    ] {
+        let error = servers(api).await.expect_err(says);
+        assert!(error.starts_with(says), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_missing_of_a_provider_is_named() {
+    for (from, to, says) in [
+        (
+            "kind: ProviderConfig\n    metadata: {name: azure",
+            "kind: ProviderConfig\n    metadata: {name: other",
+            "ProviderConfig finops/azure",
+        ),
+        (
+            "kind: ResourceConfig\n    metadata: {name: vms",
+            "kind: ResourceConfig\n    metadata: {name: other",
+            "ResourceConfig finops/vms",
+        ),
+        (
+            "kind: MetricConfig\n    metadata: {name: net",
+            "kind: MetricConfig\n    metadata: {name: other",
+            "MetricConfig finops/net",
+        ),
+        ("resourceFocusName: Virtual machine, ", "", "ResourceConfig finops/vms: spec.resourceFocusName is missing"),
+        ("metricName: Network, ", "", "MetricConfig finops/net: spec.metricName is missing"),
+        ("endpoint: {resourceSuffix: /n}, ", "", "MetricConfig finops/net: spec.endpoint.resourceSuffix is missing"),
+        (
+            "resourcesRef: [{name: vms, namespace: finops}]",
+            "resourcesRef: []",
+            "ProviderConfig finops/azure: it names no metric",
+        ),
+    ] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let text = BY_PEOPLE.replace(from, to);
+        assert_ne!(text, BY_PEOPLE, "{from}");
+        let read = parse(&text, Path::new("config.yaml"), Some(dir.path()), environment);
+        let Inherited { exporters, resources, .. } = read.expect("good").expect("inherited");
+        let usage = exporters[0].usage.as_ref().expect("a provider");
+        let error = resources.metric_servers(&usage.provider, &exporters[0].call).await.expect_err(says);
+        assert!(one_line(&error).starts_with(says), "{}", one_line(&error));
+    }
+}
+
+#[test]
+fn no_two_sources_have_the_same_name() {
+    let named = |name: &str| {
+        let of = BY_PEOPLE.split("---").next().expect("the first");
+        of.replace("{name: azure, namespace: finops}\nspec", &format!("{{name: {name}}}\nspec"))
+    };
+    let text = [named("azure"), named("azure_res"), named("b")].join("---\n");
+    let names: Vec<_> =
+        inherited(&text).exporters.into_iter().map(|of| (of.name, of.usage.expect("usage").name)).collect();
+    let expected = [("azure", "azure_res_res"), ("azure_res", "azure_res_res_res"), ("b", "b_res")];
+    assert_eq!(names, expected.map(|(name, usage)| (name.to_owned(), usage.to_owned())));
+    // What is no cost report has no resources.
+    let of_points = named("a")
+        .replace("metricType: cost\n    pollingInterval: 12h", "metricType: resource\n    pollingInterval: 12h");
+    let of_points = of_points.replace("year: 2024", "year: 2024, ResourceId: r");
+    assert!(inherited(&of_points).exporters[0].usage.is_none());
 }
 
 #[tokio::test]
@@ -179,6 +290,9 @@ async fn the_example_that_is_shipped_is_good() {
         urls.push(call.resolve(&resources).await.expect("a request").url.to_string());
     }
     assert_eq!(urls, ["https://reports.example/exports/0000-1111/costs.csv", "http://127.0.0.1:2112/metrics"]);
+    let usage = exporters[0].usage.as_ref().expect("a provider");
+    let servers = resources.metric_servers(&usage.provider, &exporters[0].call).await.expect("metrics");
+    assert_eq!(servers[0].metrics[0].metric_name, "Percentage CPU");
 }
 
 #[test]
@@ -197,8 +311,11 @@ fn what_it_asks_for_is_explained_without_secrets() {
             "  header X-Key, its value as written",
             "  payload of 15 bytes",
             "  Secret finops/report-endpoint: read from the cluster for each request",
-            "  ProviderConfig finops/azure: read from the cluster",
             "  table focus_table",
+            "source azure_res: usage of the resources of azure, every 12h30m",
+            "  ProviderConfig finops/azure, its ResourceConfigs and MetricConfigs: read from the cluster for each poll",
+            "  GET a resource's id and a metric's resourceSuffix at the server-url of Secret finops/report-endpoint, or at the metric's resourcePrefixAPI",
+            "  table focus_table_res",
             "table focus_table: cost rows, every 1h",
             "  from the exporter beside it",
             "  uploaded as the user of DatabaseConfig finops/db, read from the cluster each time",
@@ -300,6 +417,10 @@ async fn resources_are_files_of_a_directory_read_anew() {
         )
     };
     write("other.yaml", "kind: Secret\nmetadata: {name: other}\n");
+    // One that is none is told to who looks for what is nowhere, and keeps nobody from the others.
+    write("broken.yaml", "kind: Secret\nmetadatum: {name: other}\n");
+    let broken = one_line(&call.resolve(&resources).await.expect_err("not there"));
+    assert!(broken.contains("broken.yaml line 2: unknown field `metadatum`"), "{broken}");
     for rotated in ["first", "second"] {
         write("secrets.yaml", &secret(rotated));
         assert_eq!(token().await, rotated);

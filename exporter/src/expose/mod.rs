@@ -40,6 +40,7 @@ use self::points::PointsText;
 use self::records::{Arrow, Rows, Text};
 use self::rows::RowsText;
 use crate::Inner;
+use crate::poll::Polling;
 use crate::snapshot::Generation;
 
 /// The media type of an Arrow IPC stream.
@@ -95,8 +96,11 @@ async fn metrics(State(inner): State<Arc<Inner>>, headers: HeaderMap) -> Respons
         let chunks = chunks(metrics::chunks(&shown, format));
         return answer(&headers, format.content_type(), &tag, chunks);
     }
-    let (current, with_source) = (polls.spool.current(), inner.sources.len() > 1);
-    let rows = RowsText::new(current.clone(), with_source).chain(PointsText::new(current, with_source));
+    let current = polls.spool.current();
+    // Rows say of which source they are where another one's could be the same series.
+    let several = |of: fn(&Polling) -> bool| inner.sources.iter().filter(|polling| of(polling)).nth(1).is_some();
+    let costs = RowsText::new(current.clone(), several(Polling::is_of_charges));
+    let rows = costs.chain(PointsText::new(current, several(Polling::is_of_points)));
     let is_down = |source: &SourceState| source.status.up == Some(false);
     let rest = if is_bare {
         let mut writer = TextWriter::new(format);

@@ -5,8 +5,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use costream_common::http::client::{Answer, Ask, Client, Method, Validators};
-use costream_common::inherited::{Call, Resolved, Resources};
+use costream_common::http::client::{Answer, Ask, Method, Validators};
+use costream_common::inherited::{Call, Resources};
 use costream_common::record::{ScopeName, SourceName};
 use url::Url;
 
@@ -51,17 +51,15 @@ impl Called {
     }
 
     async fn ask(&self, known: Option<&Validators>) -> Result<Fetched, SourceError> {
-        let Resolved { url, access, proxy, debug } = self.call.resolve(&self.resources).await.map_err(Box::new)?;
-        let client = match &proxy {
-            Some(proxy) => Client::through(access, proxy)?,
-            None => Client::new(access)?,
-        };
+        let resolved = self.call.resolve(&self.resources).await.map_err(Box::new)?;
+        let (url, debug, is_proxied) = (resolved.url.clone(), resolved.debug, resolved.proxy.is_some());
+        let client = resolved.client()?;
         if client.is_insecure() {
             tracing::warn!(report = self.shown, "insecure: whoever answers is believed");
         }
         let Call { verb, payload, .. } = &self.call;
         if debug {
-            tracing::info!(report = self.shown, %verb, payload_bytes = payload.len(), proxy = proxy.is_some(), "asks");
+            tracing::info!(report = self.shown, %verb, payload_bytes = payload.len(), proxy = is_proxied, "asks");
         }
         let is_get = *verb == Method::GET && payload.is_empty();
         let same_place = self.moved_to(&url);

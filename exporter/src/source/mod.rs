@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use self::error::SourceError;
 pub(crate) use self::parts::{Part, Parts, Promise};
 use crate::config::azure_monitor::AzureMonitor;
+use crate::config::provider::ProviderUsage;
 use crate::config::{Layout, Location, Rows, SourceConfig};
 use crate::profile::ProfileName;
 
@@ -44,9 +45,18 @@ enum Place {
     Files(file::Files),
     Url(Box<http::Remote>),
     Objects(object::Bucket),
-    /// No place of reports: [`crate::usage`] asks it.
-    AzureMonitor(Arc<AzureMonitor>),
+    /// No place of reports: [`crate::usage`] asks there.
+    Usage(UsageFrom),
     Call(Box<call::Called>),
+}
+
+/// Where a source of usage has what it asks from.
+#[derive(Clone, Debug)]
+pub(crate) enum UsageFrom {
+    /// The configuration says it.
+    AzureMonitor(Arc<AzureMonitor>),
+    /// Resources of an inherited one say it.
+    Provider(Arc<ProviderUsage>),
 }
 
 /// One of a source's reports.
@@ -137,7 +147,8 @@ impl Source {
                 Place::Objects(object::Bucket::of_cloud(cloud, url, layout, settings))
             }
             Location::Url { url, access } => Place::Url(Box::new(http::Remote::new(url, *access)?)),
-            Location::AzureMonitor(azure) => Place::AzureMonitor(Arc::new(*azure)),
+            Location::AzureMonitor(azure) => Place::Usage(UsageFrom::AzureMonitor(Arc::new(*azure))),
+            Location::Provider(usage) => Place::Usage(UsageFrom::Provider(Arc::new(*usage))),
             Location::Call { call, resources } => Place::Call(Box::new(call::Called::new(*call, resources))),
         };
         let interval = config.poll_interval.unwrap_or(interval);
@@ -147,7 +158,7 @@ impl Source {
     /// Whom it asks; nothing when it is this machine's disk.
     pub(crate) fn host(&self) -> Option<String> {
         match &self.place {
-            Place::Files(_) | Place::AzureMonitor(_) => None,
+            Place::Files(_) | Place::Usage(_) => None,
             Place::Call(called) => called.host(),
             Place::Url(remote) => Some(remote.host()),
             Place::Objects(bucket) => bucket.host(),
@@ -160,14 +171,14 @@ impl Source {
             Place::Files(files) => files.items().await,
             Place::Url(remote) => Ok(vec![remote.item()?]),
             Place::Objects(bucket) => bucket.items().await,
-            Place::AzureMonitor(_) => Err(SourceError::NoReports(self.name.clone())),
+            Place::Usage(_) => Err(SourceError::NoReports(self.name.clone())),
             Place::Call(called) => Ok(vec![called.item(&self.name)?]),
         }
     }
 
     /// What is asked for usage; nothing when the source has reports.
-    pub(crate) fn azure_monitor(&self) -> Option<&Arc<AzureMonitor>> {
-        if let Place::AzureMonitor(azure) = &self.place { Some(azure) } else { None }
+    pub(crate) fn usage(&self) -> Option<&UsageFrom> {
+        if let Place::Usage(from) = &self.place { Some(from) } else { None }
     }
 
     /// A report as it is there now, after one that had changed since it was looked for.
@@ -193,7 +204,7 @@ impl Source {
                 let stamp = mark.and_then(|mark| if let Mark::File(stamp) = mark { Some(stamp) } else { None });
                 file::fetch(&item.shown, stamp).await
             }
-            (Place::AzureMonitor(_), None) => Err(SourceError::NoReports(self.name.clone())),
+            (Place::Usage(_), None) => Err(SourceError::NoReports(self.name.clone())),
             (Place::Call(called), None) => called.fetch(seen.and_then(Seen::validators)).await,
         }
     }

@@ -1,16 +1,18 @@
 //! One question to Azure Monitor in, its answer whole out: with a good token, within the subscription's budget, and again
-//! when that makes sense. A 401 has the token renewed, once; a 429 closes the subscription for as long as it says;
+//! when that makes sense. A 401 has the token renewed, or its Secret read anew, once; a 429 closes the subscription for as long as it says;
 //! what may pass is tried anew for as long as a poll does that. Holds one answer a question.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::{Method, StatusCode, header};
 use costream_common::http::client::{Access, Client, ClientError, public_url};
 use costream_common::http::whole::Whole;
+use costream_common::inherited::{Call, CallError, Resources};
 use costream_common::secret::{ExposeSecret as _, SecretString};
 use costream_common::stream::backoff::Waits;
 use serde::Deserialize;
-use url::Url;
+use url::{Origin, Url};
 
 use super::budget::Budget;
 use super::token::{TokenError, Tokens};
@@ -39,6 +41,9 @@ pub enum AskError {
     /// The server could not be reached, or a secret not be read.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// What a Secret says of the server cannot be had any more.
+    #[error(transparent)]
+    Call(#[from] Box<CallError>),
     /// The server said no.
     #[error("ask {url}: {status}{text}")]
     Refused {
@@ -90,7 +95,7 @@ impl AskError {
     /// Whether every other question would fare the same: there is no use in asking on.
     pub(super) fn concerns_all(&self) -> bool {
         match self {
-            Self::Token(_) | Self::Client(_) => true,
+            Self::Token(_) | Self::Client(_) | Self::Call(_) => true,
             Self::Refused { status, .. } => {
                 matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS)
             }
@@ -103,6 +108,7 @@ impl AskError {
         match self {
             Self::Token(error) => error.is_retryable(),
             Self::Client(error) => error.is_retryable(),
+            Self::Call(error) => error.is_retryable(),
             Self::Refused { status, .. } | Self::Page { status, .. } => {
                 status.is_server_error() || *status == StatusCode::REQUEST_TIMEOUT
             }
@@ -123,7 +129,7 @@ impl AskError {
     /// How it is counted.
     pub(super) fn result(&self) -> &'static str {
         match self {
-            Self::Token(_) => "no_token",
+            Self::Token(_) | Self::Call(_) => "no_token",
             Self::Client(_) => "unreachable",
             Self::Refused { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. } => "forbidden",
             Self::Refused { status: StatusCode::TOO_MANY_REQUESTS, .. } => "throttled",
@@ -147,10 +153,21 @@ pub(super) struct Ask {
 /// Who asks.
 #[derive(Debug)]
 pub(super) struct Asker {
-    client: Client,
-    /// Whose tokens are sent; without, the client's own credentials are, read for every request.
-    application: Option<Box<Application>>,
-    budget: Budget,
+    /// Another one when what it asks with was read anew.
+    client: Mutex<Client>,
+    login: Login,
+    budget: Arc<Budget>,
+}
+
+/// Where what is asked with comes from.
+#[derive(Debug)]
+enum Login {
+    /// It is the client's own, which reads its secrets for every request.
+    Own,
+    /// An application asks for tokens.
+    Application(Box<Application>),
+    /// A Secret said it when the client was made.
+    Endpoint(Box<Endpoint>),
 }
 
 #[derive(Debug)]
@@ -159,10 +176,19 @@ struct Application {
     batch: Tokens,
 }
 
+/// A server of an inherited configuration.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub(super) call: Call,
+    pub(super) resources: Resources,
+    /// The server that the client was made for.
+    pub(super) server: Origin,
+}
+
 impl Asker {
     /// # Errors
     /// The certificates to trust cannot be read.
-    pub(super) fn new(config: &AzureMonitor) -> Result<Self, ClientError> {
+    pub(super) fn new(config: &AzureMonitor, budget: Arc<Budget>) -> Result<Self, ClientError> {
         let plain = Access { tls: config.tls.clone(), ..Access::default() };
         let access = match &config.auth {
             Auth::BearerToken(token) => Access { bearer_token: Some(token.clone()), ..plain },
@@ -170,17 +196,35 @@ impl Asker {
             Auth::Access(access) => access.as_ref().clone(),
         };
         let client = Client::new(access)?;
-        let application = match &config.auth {
+        let login = match &config.auth {
             Auth::ClientCredentials(application) => {
                 let tokens = |audience: &str| {
                     Tokens::new(client.clone(), application.clone(), application.token_url(), audience.to_owned())
                 };
                 let (one, batch) = (tokens(&application.resource), tokens(BATCH_AUDIENCE));
-                Some(Box::new(Application { one, batch }))
+                Login::Application(Box::new(Application { one, batch }))
             }
+            _ => Login::Own,
+        };
+        Ok(Self { client: Mutex::new(client), login, budget })
+    }
+
+    /// One that asks with what a Secret says: `client` with what it said just now.
+    pub(super) fn of_endpoint(client: Client, endpoint: Endpoint, budget: Arc<Budget>) -> Self {
+        Self { client: Mutex::new(client), login: Login::Endpoint(Box::new(endpoint)), budget }
+    }
+
+    /// The client; after a refusal with what its Secret says now.
+    async fn client(&self, is_refused: bool) -> Result<Client, AskError> {
+        let renewed = match &self.login {
+            Login::Endpoint(endpoint) if is_refused => endpoint.client().await?,
             _ => None,
         };
-        Ok(Self { client, application, budget: Budget::new(config.requests_per_hour.get()) })
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(renewed) = renewed {
+            *client = renewed;
+        }
+        Ok(client.clone())
     }
 
     /// Asks until there is an answer, or until that makes no sense any more; `told` hears of every request.
@@ -234,15 +278,15 @@ impl Asker {
         ask: &Ask,
         refused: Option<&SecretString>,
     ) -> Result<Vec<u8>, (Option<SecretString>, AskError)> {
-        let token = match &self.application {
-            None => None,
-            Some(tokens) if ask.batch.is_some() => Some(tokens.batch.get(refused).await),
-            Some(tokens) => Some(tokens.one.get(refused).await),
+        let token = match &self.login {
+            Login::Own | Login::Endpoint(_) => None,
+            Login::Application(tokens) if ask.batch.is_some() => Some(tokens.batch.get(refused).await),
+            Login::Application(tokens) => Some(tokens.one.get(refused).await),
         };
         let token = token.transpose().map_err(|error| (None, error.into()))?;
         let answered = async {
             let method = if ask.batch.is_some() { Method::POST } else { Method::GET };
-            let mut request = self.client.request(method, &ask.url).await?;
+            let mut request = self.client(refused.is_some()).await?.request(method, &ask.url).await?;
             if let Some(token) = &token {
                 request = request.bearer_auth(token.expose_secret());
             }
@@ -253,6 +297,15 @@ impl Asker {
             read(whole.await?, public_url(&ask.url))
         };
         answered.await.map_err(|error| (token, error))
+    }
+}
+
+impl Endpoint {
+    /// A client with what the Secret says now; nothing when the server is another one by now, for which that is meant.
+    async fn client(&self) -> Result<Option<Client>, AskError> {
+        let resolved = self.call.resolve(&self.resources).await.map_err(Box::new)?;
+        let is_same = resolved.url.origin() == self.server;
+        Ok(is_same.then(|| resolved.client()).transpose()?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Usage in, snapshots of points out: what Azure Monitor says of the resources that are asked about, day by day.
 //!
 //! ```text
-//! configuration, spooled charges -> resources -> plan: questions -> ask (token, budget) -> points -> spool: one snapshot a day
+//! configuration -> servers, spooled charges -> resources -> plan: questions -> ask (token, budget) -> points -> spool: one snapshot a day
 //! ```
 //!
 //! The pieces are days (UTC), each a scope of its own. Today is asked from its beginning at every poll and replaced as it
@@ -20,6 +20,7 @@ mod ask;
 mod budget;
 mod plan;
 mod resources;
+mod server;
 mod token;
 
 use std::collections::{BTreeMap, HashSet};
@@ -29,21 +30,22 @@ use std::time::Duration;
 use arrow::error::ArrowError;
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
 use costream_common::http::client::ClientError;
+use costream_common::inherited::{CallError, ObjectRef};
 use costream_common::record::{RowKind, ScopeKey, ScopeName, SourceName};
 use costream_common::report::one_line;
 use futures::StreamExt as _;
 
 pub use self::ask::AskError;
-use self::ask::Asker;
 use self::plan::{Piece, Plan, Question};
 use self::resources::Known;
+use self::server::{Server, Servers};
 pub use self::token::TokenError;
-use crate::config::azure_monitor::{AzureMonitor, Resources};
+use crate::config::azure_monitor::Resources;
 use crate::points::answer::{self, Answered};
 use crate::points::{self, Points};
 use crate::profile::ProfileName;
 use crate::snapshot::{Generation, Intake, ReportFacts, Spool, SpoolError};
-use crate::source::{AskedUsage, Item, Seen};
+use crate::source::{AskedUsage, Item, Seen, UsageFrom};
 use crate::telemetry::Telemetry;
 
 /// How far back a poll goes at most, in days: Azure Monitor keeps no more.
@@ -60,6 +62,20 @@ pub enum UsageError {
     NoCosts {
         /// The source of the reports.
         of: Option<SourceName>,
+    },
+    /// What says whom to ask, and with what, cannot be had.
+    #[error(transparent)]
+    Call(#[from] Box<CallError>),
+    /// Certificates, a proxy or headers that a Secret names cannot be used.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A MetricConfig asks for what cannot be.
+    #[error("MetricConfig {of}: {reason}")]
+    Metric {
+        /// Which.
+        of: ObjectRef,
+        /// What is wrong.
+        reason: String,
     },
     /// The server, or the way to it.
     #[error(transparent)]
@@ -79,6 +95,11 @@ impl UsageError {
             Self::Ask(error) => error.retry_after(),
             _ => None,
         }
+    }
+
+    /// Whether somebody else is to give, or to do, something first.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Call(_) | Self::Client(_) | Self::Metric { .. } | Self::Ask(_))
     }
 
     /// Whether it waits for another source's poll.
@@ -115,8 +136,7 @@ struct Told {
 #[derive(Debug)]
 pub(crate) struct Usage {
     source: SourceName,
-    config: Arc<AzureMonitor>,
-    asker: Asker,
+    servers: Servers,
     /// What the poll under way asks.
     now: Mutex<Now>,
 }
@@ -131,21 +151,22 @@ struct Now {
 impl Usage {
     /// # Errors
     /// The certificates to trust cannot be read.
-    pub(crate) fn new(source: SourceName, config: Arc<AzureMonitor>) -> Result<Self, ClientError> {
-        let asker = Asker::new(&config)?;
-        Ok(Self { source, config, asker, now: Mutex::default() })
+    pub(crate) fn new(source: SourceName, from: &UsageFrom) -> Result<Self, ClientError> {
+        Ok(Self { source, servers: Servers::new(from)?, now: Mutex::default() })
     }
 
     /// Begins a poll: finds out whom to ask, and the days to ask for. Takes days out of the spool that nobody needs any more.
     ///
     /// # Errors
-    /// No resource is known yet, or the spool cannot be read.
+    /// No resource is known yet, or not whom to ask, or the spool cannot be read.
     pub(crate) async fn begin(&self, spool: &Spool, now: DateTime<Utc>) -> Result<Vec<Item>, UsageError> {
-        let (config, spooled) = (Arc::clone(&self.config), spool.clone());
-        let planning = tokio::task::spawn_blocking(move || plan(&config, &spooled));
+        let servers = self.servers.now().await?;
+        let questions = servers.iter().flat_map(|server| &server.config.ask);
+        let days = questions.flat_map(|question| &question.metrics).map(|metric| metric.timespan.days()).max();
+        let spooled = spool.clone();
+        let planning = tokio::task::spawn_blocking(move || plan(&servers, &spooled));
         let plan = planning.await.map_err(|error| SpoolError::Gone(error.to_string()))??;
-        let days = self.config.ask.iter().flat_map(|question| &question.metrics).map(|metric| metric.timespan.days());
-        let days = days.max().unwrap_or_default().min(MAX_DAYS_BACK);
+        let days = days.unwrap_or_default().min(MAX_DAYS_BACK);
         let today = now.date_naive();
         let back = |days: u64| today.checked_sub_days(Days::new(days)).unwrap_or(today);
         let mut had: BTreeMap<NaiveDate, Arc<Generation>> = BTreeMap::new();
@@ -155,7 +176,7 @@ impl Usage {
         // The last one says how far it was asked: it is not given up, however long ago that was.
         let last = had.last_key_value().map(|(day, _)| *day);
         had.retain(|day, generation| {
-            let served_until = generation.seen().usage().map(|asked| asked.at + self.config.keep.0);
+            let served_until = generation.seen().usage().map(|asked| asked.at + self.servers.common().keep.0);
             let is_over = *day < back(days) && Some(*day) != last && served_until.is_none_or(|until| until < now);
             if is_over {
                 spool.retire(generation.key());
@@ -198,7 +219,7 @@ impl Usage {
             Some(of) => of == day || (day == today && !(first_day..=today).contains(&of)),
             None => false,
         };
-        let kind = RowKind::Points { table: self.config.table.clone() };
+        let kind = RowKind::Points { table: self.servers.common().table.clone() };
         let intake = Intake::begin(around.spool, key, item.shown.clone(), points::schema(), kind);
         let asking = self.answers(&plan, piece, &around, &intake, is_ours, last.as_ref()).await;
         let Told { counted, digest, open, read_bytes } = match asking {
@@ -224,7 +245,7 @@ impl Usage {
 
     /// Whether a day is to be asked for again.
     fn is_due(&self, asked: &AskedUsage, ends: DateTime<Utc>, now: DateTime<Utc>, plan: &Plan) -> bool {
-        let settles = ends + TimeDelta::from_std(self.config.settle_after.0).unwrap_or(TimeDelta::MAX);
+        let settles = ends + TimeDelta::from_std(self.servers.common().settle_after.0).unwrap_or(TimeDelta::MAX);
         let is_settling = now < settles;
         asked.at < ends
             || (asked.at < settles && !is_settling)
@@ -247,7 +268,7 @@ impl Usage {
         // By their places: a closure over borrowed questions is not general enough for a task.
         let places = futures::stream::iter(0..plan.questions.len());
         let asked = places.map(|at| self.answer(&plan.questions[at], piece, around));
-        let mut answers = asked.buffered(self.config.concurrent_requests.get());
+        let mut answers = asked.buffered(self.servers.common().concurrent_requests.get());
         while let Some(answered) = answers.next().await {
             let (answered, bytes) = match answered {
                 Ok(answered) => answered,
@@ -297,9 +318,9 @@ impl Usage {
         piece: Piece,
         around: &Around<'_>,
     ) -> Result<(Answered, u64), AskError> {
-        let ask = question.ask(&self.config, piece);
+        let ask = question.ask(piece);
         let told = |result| around.telemetry.asked(&self.source, result);
-        let body = self.asker.answer(&ask, around.retry_for, told).await?;
+        let body = question.server.asker.answer(&ask, around.retry_for, told).await?;
         let url = || costream_common::http::client::public_url(&ask.url);
         let answered =
             answer::read(&body, &question.resources).map_err(|source| AskError::Malformed { url: url(), source })?;
@@ -316,11 +337,11 @@ fn day(scope: &ScopeName) -> Option<NaiveDate> {
 }
 
 /// What is asked of whom now.
-fn plan(config: &AzureMonitor, spool: &Spool) -> Result<Plan, UsageError> {
+fn plan(servers: &[Arc<Server>], spool: &Spool) -> Result<Plan, UsageError> {
     let generations = spool.current();
     let mut asked = Vec::new();
     let mut waits_for = None;
-    for question in &config.ask {
+    for (server, question) in servers.iter().flat_map(|server| server.config.ask.iter().map(move |ask| (server, ask))) {
         let resources = match &question.of {
             Resources::Named(named) => named.iter().map(Known::from).collect(),
             Resources::FromCosts(from) => {
@@ -331,11 +352,11 @@ fn plan(config: &AzureMonitor, spool: &Spool) -> Result<Plan, UsageError> {
                 resources::of_costs(&generations, from)?
             }
         };
-        asked.push((question.metrics.as_slice(), resources));
+        asked.push((server, question.metrics.as_slice(), resources));
     }
     match waits_for {
         Some(of) if asked.is_empty() => Err(UsageError::NoCosts { of }),
-        _ => Ok(Plan::of(config, asked)),
+        _ => Ok(Plan::of(asked)),
     }
 }
 

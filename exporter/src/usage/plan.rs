@@ -13,7 +13,8 @@ use url::form_urlencoded::byte_serialize;
 
 use super::ask::Ask;
 use super::resources::Known;
-use crate::config::azure_monitor::{AzureMonitor, Metric};
+use super::server::Server;
+use crate::config::azure_monitor::Metric;
 
 /// Most metrics of one question.
 const MAX_METRICS: usize = 20;
@@ -59,6 +60,8 @@ pub(super) struct Plan {
 /// Resources that are asked the same together.
 #[derive(Clone, Debug)]
 pub(super) struct Question {
+    /// Who is asked.
+    pub(super) server: Arc<Server>,
     pub(super) resources: Arc<[Arc<str>]>,
     /// The region of a batch; nothing when the resource is asked alone.
     region: Option<Arc<str>>,
@@ -75,10 +78,11 @@ struct Metrics {
 }
 
 impl Plan {
-    /// `asked`: the metrics of the configuration's questions, and the resources of each.
-    pub(super) fn of<'a>(config: &AzureMonitor, asked: impl IntoIterator<Item = (&'a [Metric], Vec<Known>)>) -> Self {
+    /// `asked`: who is asked for which metrics of which resources.
+    pub(super) fn of<'a>(asked: impl IntoIterator<Item = (&'a Arc<Server>, &'a [Metric], Vec<Known>)>) -> Self {
         let mut questions = Vec::new();
-        for (metrics, resources) in asked {
+        for (server, metrics, resources) in asked {
+            let config = &server.config;
             for metrics in together(metrics).map(Arc::new) {
                 let is_batched = config.batch_url.is_some() && metrics.suffix.is_none();
                 let mut batches: BTreeMap<_, Vec<Arc<str>>> = BTreeMap::new();
@@ -91,6 +95,7 @@ impl Plan {
                             batches.entry((subscription(id), region.clone(), kind)).or_default().push(Arc::clone(id));
                         }
                         None => questions.push(Question {
+                            server: Arc::clone(server),
                             resources: [Arc::clone(id)].into(),
                             region: None,
                             metrics: Arc::clone(&metrics),
@@ -99,6 +104,7 @@ impl Plan {
                 }
                 for ((_, region, _), ids) in batches {
                     questions.extend(ids.chunks(MAX_BATCH).map(|ids| Question {
+                        server: Arc::clone(server),
                         resources: ids.into(),
                         region: Some(Arc::clone(&region)),
                         metrics: Arc::clone(&metrics),
@@ -141,7 +147,8 @@ fn together(metrics: &[Metric]) -> impl Iterator<Item = Metrics> {
 
 impl Question {
     /// The request for a piece.
-    pub(super) fn ask(&self, config: &AzureMonitor, piece: Piece) -> Ask {
+    pub(super) fn ask(&self, piece: Piece) -> Ask {
+        let config = &self.server.config;
         let first = self.resources.first().map(|id| &**id).unwrap_or_default();
         let batch = self.region.as_ref().and_then(|region| config.batch_url.as_ref()?.of(region));
         let subscription = subscription(first);
@@ -240,16 +247,17 @@ fn resource_type(id: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::azure_monitor::{Auth, Timespan};
+    use crate::config::azure_monitor::{Auth, AzureMonitor, Timespan};
 
     const VM: &str = "/subscriptions/S1/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm1";
 
-    fn config(batch_url: Option<&str>) -> AzureMonitor {
-        AzureMonitor {
+    fn server(batch_url: Option<&str>) -> Arc<Server> {
+        let config = AzureMonitor {
             base_url: "http://127.0.0.1:1/azure/".parse().expect("a url"),
             batch_url: batch_url.map(|url| url.to_owned().try_into().expect("a url")),
             ..AzureMonitor::new(Auth::Access(Box::default()), Vec::new())
-        }
+        };
+        Arc::new(Server::new(config).expect("a server"))
     }
 
     fn metric(name: &str, suffix: Option<&str>) -> Metric {
@@ -271,15 +279,15 @@ mod tests {
         Piece { day: NaiveDate::from_ymd_opt(2026, 11, 25).expect("a day"), until }
     }
 
-    fn urls(config: &AzureMonitor, metrics: &[Metric], resources: Vec<Known>) -> Vec<String> {
-        let plan = Plan::of(config, [(metrics, resources)]);
-        plan.questions.iter().map(|question| question.ask(config, piece()).url.to_string()).collect()
+    fn urls(metrics: &[Metric], resources: Vec<Known>) -> Vec<String> {
+        let plan = Plan::of([(&server(None), metrics, resources)]);
+        plan.questions.iter().map(|question| question.ask(piece()).url.to_string()).collect()
     }
 
     #[test]
     fn metrics_of_one_resource_are_one_question() {
         let metrics: Vec<_> = (0..21).map(|n| metric(&format!("m {n}"), None)).collect();
-        let urls = urls(&config(None), &metrics, vec![known(VM, Some("westeurope"))]);
+        let urls = urls(&metrics, vec![known(VM, Some("westeurope"))]);
         let [first, second] = urls.as_slice() else { panic!("{urls:?}") };
         assert!(
             first.starts_with(&format!("http://127.0.0.1:1/azure{VM}/providers/microsoft.insights/metrics?")),
@@ -307,26 +315,26 @@ mod tests {
             ),
             ("/m", "/m?metricnames=Percentage+CPU&timespan=2026-11-25%2F2026-11-26&interval=PT15M"),
         ] {
-            let urls = urls(&config(None), &[metric("Percentage CPU", Some(suffix))], vec![known(VM, None)]);
+            let urls = urls(&[metric("Percentage CPU", Some(suffix))], vec![known(VM, None)]);
             assert_eq!(urls, [format!("http://127.0.0.1:1/azure{VM}{expected}")]);
         }
     }
 
     #[test]
     fn resources_of_one_type_region_and_subscription_are_one_question() {
-        let config = config(Some("http://127.0.0.1:2/{region}"));
+        let server = server(Some("http://127.0.0.1:2/{region}"));
         let mut resources: Vec<_> = (0..51).map(|n| known(&format!("{VM}{n}"), Some("westeurope"))).collect();
         resources.push(known(&VM.replace("S1", "S2"), Some("westeurope")));
         resources.push(known(VM, Some("eastus")));
         resources.push(known(VM, None));
         resources.push(known(VM, Some("not/a/region")));
         let metrics = [metric("a", None), metric("b", None)];
-        let plan = Plan::of(&config, [(&metrics[..], resources)]);
+        let plan = Plan::of([(&server, &metrics[..], resources)]);
         let mut sizes: Vec<_> = plan.questions.iter().map(|question| question.resources.len()).collect();
         sizes.sort_unstable();
         assert_eq!(sizes, [1, 1, 1, 1, 1, 50]);
         let many = plan.questions.iter().find(|question| question.resources.len() == 50).expect("a batch");
-        let ask = many.ask(&config, piece());
+        let ask = many.ask(piece());
         assert_eq!(
             ask.url.as_str(),
             "http://127.0.0.1:2/westeurope/subscriptions/s1/metrics:getBatch?starttime=2026-11-25T00%3A00%3A00Z&endtime=2026-11-26T00%3A00%3A00Z&interval=PT15M&metricnamespace=microsoft.compute%2Fvirtualmachines&metricnames=a%2Cb&aggregation=average&api-version=2024-02-01"

@@ -7,7 +7,7 @@ use costream_tests::azure_monitor::{self as stand_in, AzureMonitor as StandIn};
 
 use super::*;
 use crate::config::azure_monitor::{
-    Auth, ClientCredentials, FromCosts, Metric, Question, Resource, Resources, Timespan,
+    Auth, AzureMonitor, ClientCredentials, FromCosts, Metric, Question, Resource, Resources, Timespan,
 };
 use crate::dimensions::Dimensions;
 use crate::report::{DecodeOptions, Report};
@@ -66,7 +66,7 @@ impl House {
     }
 
     fn usage(&self, config: AzureMonitor) -> Usage {
-        Usage::new("usage".parse().expect("a name"), Arc::new(config)).expect("a source")
+        Usage::new("usage".parse().expect("a name"), &UsageFrom::AzureMonitor(Arc::new(config))).expect("a source")
     }
 
     fn one(&self) -> Usage {

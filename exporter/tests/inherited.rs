@@ -174,7 +174,11 @@ spec:
 ",
         server.address().port()
     );
-    for config in [by_people, by_the_operator, &old] {
+    let mut token = tempfile::NamedTempFile::new().expect("a file");
+    std::io::Write::write_all(&mut token, b"tok\n").expect("written");
+    let file = format!("certFilePath: {}", token.path().display());
+    let old_with_a_file = old.replace("bearer-token", "cert-file").replace("envExample: PATH", &file);
+    for config in [by_people, by_the_operator, &old, &old_with_a_file] {
         let house = House::new();
         house.secret(&[("server-url", &server.url("")), ("token", "tok\n")]);
         let exporter = house.start(config).await;
@@ -183,7 +187,7 @@ spec:
         let asked = server.asked().pop().expect("it was asked");
         assert_eq!(asked.target, "/2024/report.csv");
         assert_eq!(asked.header("authorization"), Some("Bearer tok"), "{config}");
-        if config != old {
+        if config != old && config != old_with_a_file {
             assert_eq!((asked.method.as_str(), &*asked.body), ("POST", &br#"{"type": "<Usage>"}"#[..]));
             assert_eq!((asked.header("accept"), asked.header("x-key")), (Some("text/csv"), Some("k")));
         }

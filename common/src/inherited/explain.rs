@@ -82,6 +82,9 @@ impl Inherited {
         if !payload.is_empty() || *verb != Method::GET {
             lines.push(format!("  payload of {} bytes", payload.len()));
         }
+        if let Some(file) = call.token_file() {
+            lines.push(format!("  token of the file {}: read for each request", file.display()));
+        }
         if let Some(secret) = call.secrets() {
             lines.push(format!("  Secret {secret}: read from {} for each request", self.resources.place()));
         }

@@ -43,6 +43,8 @@ const EXPORTER_SCRAPER_CONFIG: &str = "ExporterScraperConfig";
 const POLL_EVERY: Duration = Duration::from_secs(3600);
 /// What the names of usage and its table end in, after those of the report whose resources it is of.
 const OF_RESOURCES: &str = "_res";
+/// The variable that names the file of `cert-file`. Whatever that is called, it was always sent as a bearer token.
+const TOKEN_FILE: &str = "certFilePath";
 /// The variable that says whose usage a report is.
 const RESOURCE_ID: &str = "ResourceId";
 
@@ -335,10 +337,19 @@ fn authenticated(call: &mut Call, written: &Exported) -> Result<(), String> {
             }
         },
         (true, "bearer-token" | "", None) => Err("bearerToken names no key of a Secret".to_owned()),
-        (true, "cert-file", _) => {
-            Err("authenticationMethod: cert-file names no certificate; the Secret of `api.endpointRef` can hold one"
-                .to_owned())
-        }
+        (true, "cert-file", _) => match (&mut call.target, call.variables.get(TOKEN_FILE)) {
+            (Target::Url { access, .. }, Some(path)) => {
+                access.bearer_token = Some(SecretSource::File(path.into()));
+                Ok(())
+            }
+            (Target::Url { .. }, None) => Err(format!(
+                "authenticationMethod: cert-file needs additionalVariables.{TOKEN_FILE}, the file whose text is sent as the token"
+            )),
+            (Target::Path { .. }, _) => {
+                Err("authenticationMethod: cert-file is for `url`: with `api` the Secret of endpointRef has it"
+                    .to_owned())
+            }
+        },
         (true, other, _) => Err(format!("authenticationMethod: {other:?} is neither bearer-token nor cert-file")),
     }
 }
@@ -472,6 +483,17 @@ impl Call {
         match &self.target {
             Target::Url { bearer_token, .. } => bearer_token.as_ref().map(|(of, _)| of),
             Target::Path { endpoint, .. } => endpoint.as_ref(),
+        }
+    }
+
+    /// The file that has its token.
+    pub fn token_file(&self) -> Option<&Path> {
+        match &self.target {
+            Target::Url { access, .. } => match &access.bearer_token {
+                Some(SecretSource::File(path)) => Some(path),
+                _ => None,
+            },
+            Target::Path { .. } => None,
         }
     }
 

@@ -275,6 +275,13 @@ async fn the_old_keys_are_taken() {
     assert_eq!(resolved.url.as_str(), "http://reports.example:8080/report.csv", "8080 is no variable");
     assert!(resolved.access.bearer_token.is_some());
     assert_eq!(scrapers[0].call.as_ref().map(Call::shown).as_deref(), Some("http://exporter:2112/metrics"));
+    let by_file =
+        OLD.replace("bearer-token", "cert-file").replace("port: 8080", "port: 8080, certFilePath: /run/token");
+    let Inherited { exporters, resources, .. } = inherited(&by_file);
+    let access = exporters[0].call.resolve(&resources).await.expect("a request").access;
+    assert_eq!(access.bearer_token, Some(SecretSource::File("/run/token".into())));
+    let explained = inherited(&by_file).explained();
+    assert!(explained.contains(&"  token of the file /run/token: read for each request".to_owned()), "{explained:?}");
     let silent = OLD.replace("    metricType: cost\n", "").replace("port: 8080", "port: 8080, ResourceId: r");
     assert_eq!(inherited(&silent).exporters[0].metric_type, MetricType::Resource, "what they meant by saying nothing");
 }
@@ -381,7 +388,11 @@ fn what_is_wrong_is_named_with_its_line() {
         (part("    url: 'http://h/'\n    requireAuthentication: true\n"), "bearerToken names no key of a Secret"),
         (
             part("    url: 'http://h/'\n    requireAuthentication: true\n    authenticationMethod: cert-file\n"),
-            "cert-file names no certificate",
+            "cert-file needs additionalVariables.certFilePath",
+        ),
+        (
+            part(&format!("{api}    requireAuthentication: true\n    authenticationMethod: cert-file\n")),
+            "cert-file is for `url`",
         ),
         ("kind: Pod\n".to_owned(), "`kind`: Pod is none that is known"),
         ("kind: ExporterScraperConfig\n".to_owned(), "`spec` is missing"),

@@ -81,7 +81,7 @@ pub struct ExporterConfig {
     pub poll_interval: Duration,
     /// How long one poll tries anew after failures that may pass.
     pub retry_for: Span,
-    /// Polls under way at once. Each holds a few batches in memory.
+    /// Polls under way at once, at most 128. Each holds a few batches in memory.
     pub concurrent_polls: NonZeroUsize,
     /// Of them, those of one server or one bucket.
     pub concurrent_polls_per_host: NonZeroUsize,

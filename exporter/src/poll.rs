@@ -365,7 +365,8 @@ impl Polling {
         began: Instant,
     ) -> Result<Polled, Halt> {
         if let Some(usage) = &self.usage {
-            // It takes no place: it may wait for its budget, and holds as many answers as it may itself.
+            // Not one of the reports' places: it may wait for its budget, and holds as many answers as it may itself.
+            let _place = polls.places.take_for_usage().await;
             let around = Around { spool: &polls.spool, telemetry: &polls.telemetry, retry_for: polls.retry_for };
             let taken = usage.take(item, around).await?;
             return Ok(polled(&taken.generation, taken.changed, taken.read_bytes, began));

@@ -431,7 +431,8 @@ impl Call {
         match &mut server.target {
             Target::Url { url, .. } => {
                 url.set_path("");
-                (url.set_query(None), url.set_fragment(None));
+                url.set_query(None);
+                url.set_fragment(None);
             }
             Target::Path { path, .. } => path.clear(),
         }

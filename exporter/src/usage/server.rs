@@ -45,7 +45,7 @@ pub(super) enum Servers {
     OfProvider {
         usage: Arc<ProviderUsage>,
         /// What is the same for all of them.
-        common: AzureMonitor,
+        common: Box<AzureMonitor>,
         budget: Arc<Budget>,
     },
 }
@@ -58,7 +58,7 @@ impl Servers {
             UsageFrom::AzureMonitor(config) => Self::One(Arc::new(Server::new(AzureMonitor::clone(config))?)),
             UsageFrom::Provider(usage) => {
                 let common = AzureMonitor::new(Auth::Access(Box::default()), Vec::new());
-                let common = AzureMonitor { table: usage.table.clone(), ..common };
+                let common = Box::new(AzureMonitor { table: usage.table.clone(), ..common });
                 let budget = Arc::new(Budget::new(common.requests_per_hour.get()));
                 Self::OfProvider { usage: Arc::clone(usage), common, budget }
             }
@@ -103,7 +103,10 @@ impl Servers {
             }
             let endpoint = Endpoint { call, resources: usage.resources.clone(), server: base_url.origin() };
             let asker = Asker::of_endpoint(client, endpoint, Arc::clone(budget));
-            servers.push(Arc::new(Server { config: AzureMonitor { base_url, ask, ..common.clone() }, asker }));
+            servers.push(Arc::new(Server {
+                config: AzureMonitor { base_url, ask, ..AzureMonitor::clone(common) },
+                asker,
+            }));
         }
         Ok(servers)
     }

@@ -300,7 +300,8 @@ impl Part {
         let Entry::Sample(sample) = entry else { return };
         let is_row = match &self.metric_type {
             MetricType::Cost => sample.name == COSTS,
-            MetricType::Resource => sample.labels.get(RESOURCE_ID).is_some(),
+            // An exporter may have both, and charges have resources too.
+            MetricType::Resource => sample.name != COSTS && sample.labels.get(RESOURCE_ID).is_some(),
             MetricType::Generic(generic) => unescape_name(sample.name) == generic.metric_name,
         };
         if is_row {

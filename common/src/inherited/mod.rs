@@ -241,7 +241,14 @@ fn parse(
                 }
                 if let Some(scraped) = spec.scraper_config.as_ref().filter(|scraped| scraped.table_name.is_some()) {
                     let database = scraped.scraper_database_config_ref.as_ref().and_then(document::Unnamed::named);
-                    scrapers.push(scraper("spec.scraperConfig", scraped, database).map_err(wrong)?);
+                    let scraper = scraper("spec.scraperConfig", scraped, database).map_err(wrong)?;
+                    let usage = spec.exporter_config.as_ref().and_then(|_| exporters.last()?.usage.as_ref());
+                    let of_usage = usage.and_then(|usage| usage.table.clone()).map(|table| ScraperPart {
+                        table,
+                        metric_type: MetricType::Resource,
+                        ..scraper.clone()
+                    });
+                    scrapers.extend([scraper].into_iter().chain(of_usage));
                 }
             }
             None => {

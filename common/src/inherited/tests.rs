@@ -143,8 +143,9 @@ async fn both_spellings_say_the_same() {
         assert_eq!(resolved.access.headers.keys().collect::<Vec<_>>(), ["Accept", "X-Key"]);
         assert!(!format!("{exporters:?}{resources:?}").contains("hush"), "a secret is shown");
 
-        let [scraper] = &scrapers[..] else { panic!("one scraper") };
+        let [scraper, of_usage] = &scrapers[..] else { panic!("two tables") };
         assert_eq!((scraper.table.as_str(), scraper.interval), ("focus_table", Duration::from_secs(3600)));
+        assert_eq!((of_usage.table.as_str(), &of_usage.metric_type), ("focus_table_res", &MetricType::Resource));
         assert!(scraper.call.is_none(), "the exporter beside it");
         let login = resources.login(scraper.database.as_ref().expect("a database")).await.expect("a login");
         assert_eq!((login.username.as_str(), login.password.expose_secret()), ("crate", "hush"));
@@ -324,6 +325,9 @@ fn what_it_asks_for_is_explained_without_secrets() {
             "  GET a resource's id and a metric's resourceSuffix at the server-url of Secret finops/report-endpoint, or at the metric's resourcePrefixAPI",
             "  table focus_table_res",
             "table focus_table: cost rows, every 1h",
+            "  from the exporter beside it",
+            "  uploaded as the user of DatabaseConfig finops/db, read from the cluster each time",
+            "table focus_table_res: resource rows, every 1h",
             "  from the exporter beside it",
             "  uploaded as the user of DatabaseConfig finops/db, read from the cluster each time",
         ]

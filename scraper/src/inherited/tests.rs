@@ -193,3 +193,28 @@ async fn what_is_missing_is_said() {
     let error = house.cycle().await.expect_err("no secret");
     assert!(error.starts_with("Secret finops/exporter-endpoint: there is none in "), "{error}");
 }
+
+#[tokio::test]
+async fn the_usage_of_a_reports_resources_goes_to_a_table_of_its_own() {
+    let text = r#"billed_cost{BilledCost="1",ResourceId="/vm1"} 1
+percentage_cpu{ResourceId="/vm1",average="2.5",metricName="Percentage CPU",timestamp="2024-09-18T10:00:00Z",unit="Percent"} 2.5
+"#;
+    let house = House::new(text.to_owned(), |_| Said::new(200, ACKNOWLEDGED));
+    let config = "kind: ExporterScraperConfig
+metadata: {name: azure, namespace: finops}
+spec:
+  exporterConfig: {provider: {name: azure}, url: 'http://127.0.0.1:1/costs.csv', metricType: cost}
+  scraperConfig:
+    tableName: focus
+    api: {path: /metrics, endpointRef: {name: exporter-endpoint, namespace: finops}}
+    scraperDatabaseConfigRef: {name: db, namespace: finops}
+";
+    let cycled = house.uploader(config).expect("good").cycle_once().await;
+    assert!(cycled.iter().all(|uploaded| uploaded.as_ref().is_ok_and(|uploaded| uploaded.records == 1)), "{cycled:?}");
+    let mut uploads: Vec<_> = house.handler.asked().into_iter().map(|asked| (asked.target, asked.body)).collect();
+    uploads.sort();
+    let targets: Vec<_> = uploads.iter().map(|(target, _)| target.as_str()).collect();
+    assert_eq!(targets, ["/upload?table=focus&type=cost", "/upload?table=focus_res&type=resource"]);
+    let points: Vec<Value> = serde_json::from_slice(&uploads[1].1).expect("a list");
+    assert_eq!(points[0]["labels"]["average"], "2.5");
+}

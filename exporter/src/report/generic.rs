@@ -4,7 +4,7 @@
 //! - JSON: all keys, in order (an array of objects, an object whose first array of objects holds them, or objects one
 //!   after another);
 //! - a Prometheus HTTP API answer (`vector` or `matrix`): all labels in order, `__name__` as `metric_name`, then
-//!   `value` and `timestamp` (RFC 3339), a row for each sample;
+//!   `value` and `timestamp` (RFC 3339), a row for each sample; a label called as one of these three is `label_value`, say;
 //! - Parquet: its columns, in its order.
 //!
 //! Nothing is converted: amounts and times are the text they were, nested values their JSON. A row that cannot be read
@@ -176,6 +176,13 @@ mod tests {
                     {"metric":{},"histograms":[]}]}}"#,
                 "z|value|timestamp\n1|1|2024-09-18T09:00:00Z\n1|NaN|2024-09-18T09:01:00Z\n\
                  3 not_an_object: [\"x\",\"2\"]\n4 not_an_object: {\"metric\":{},\"histograms\":[]}",
+            ),
+            (
+                r#"{"status":"success","data":{"resultType":"vector","result":[
+                    {"metric":{"__name__":"up","metric_name":"m","timestamp":"t","value":"v","label_value":"l"},
+                     "value":[1726650000,"1"]}]}}"#,
+                "label_label_value|label_metric_name|label_timestamp|label_value|metric_name|value|timestamp\n\
+                 l|m|t|v|up|1|2024-09-18T09:00:00Z",
             ),
         ] {
             assert_eq!(table(body).await, expected, "{body}");

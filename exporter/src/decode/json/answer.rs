@@ -1,5 +1,6 @@
 //! The series of a Prometheus HTTP API answer in, a row for each of their samples out. A series is
-//! `{"metric": {...}, "value": [time, "value"]}`, or has several of these in `values`.
+//! `{"metric": {...}, "value": [time, "value"]}`, or has several of these in `values`. Labels are columns under their names;
+//! one that is called as a column of ours has `label_` before it, so that neither takes the other's place.
 //! Spec: <https://prometheus.io/docs/prometheus/latest/querying/api/#expression-query-result-formats>.
 
 use std::borrow::Cow;
@@ -17,15 +18,23 @@ pub(super) const COLUMNS: [&str; 2] = ["value", "timestamp"];
 /// The label of a series' name, and its column.
 const NAME: &str = "__name__";
 const NAME_COLUMN: &str = "metric_name";
+/// Stands before a label that is called as one of our columns.
+const LABEL: &str = "label_";
 
 /// The columns of a series' labels.
 pub(super) fn labels(series: &Members<'_>) -> impl Iterator<Item = String> {
     let labels = series.object("metric").map(|metric| metric.0).unwrap_or_default();
-    labels.into_iter().map(|(label, _)| column(&label).to_owned())
+    labels.into_iter().map(|(label, _)| column(&label).into_owned())
 }
 
-fn column(label: &str) -> &str {
-    if label == NAME { NAME_COLUMN } else { label }
+/// A label's column: each has its own.
+fn column(label: &str) -> Cow<'_, str> {
+    let bare = label.trim_start_matches(LABEL);
+    match label {
+        NAME => NAME_COLUMN.into(),
+        _ if bare == NAME_COLUMN || COLUMNS.contains(&bare) => format!("{LABEL}{label}").into(),
+        _ => label.into(),
+    }
 }
 
 /// Writes the samples of a series, one a row.
@@ -58,7 +67,7 @@ fn row(metric: &Members<'_>, sample: &RawValue, keys: &Keys, chunk: &mut ChunkBu
     let (time, value): (&RawValue, &RawValue) = serde_json::from_str(sample.get()).map_err(|_| Fault::NotAnObject)?;
     let mut fields: Vec<Option<Cow<'_, str>>> = vec![None; keys.names.len() - COLUMNS.len()];
     for (label, label_value) in &metric.0 {
-        let place = keys.places.get(column(label)).ok_or(Fault::NotAnObject)?;
+        let place = keys.places.get(&*column(label)).ok_or(Fault::NotAnObject)?;
         if fields[*place].replace(text(label_value)?).is_some() {
             return Err(Fault::DuplicateColumn);
         }

@@ -1,7 +1,8 @@
-//! Real parts: Prometheus, promtool, and packages from PyPI and npm. A part that is not there
+//! Real parts: Debian's programs (Prometheus, promtool, etcd), and packages from PyPI, npm and Go's. A part that is not there
 //! is installed where that is allowed (a folder of our own), and otherwise its tests say so in
 //! one line and count as ignored; `COSTREAM_TEST_REQUIRE=all` makes that a failure.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -76,16 +77,16 @@ pub fn required() -> bool {
     std::env::var("COSTREAM_TEST_REQUIRE").is_ok_and(|value| value == "all")
 }
 
-/// A program of Debian's `prometheus` package, or of a Prometheus release, on the `PATH`.
+/// A program of one of Debian's packages, or of a release, on the `PATH`.
 ///
 /// # Errors
 /// It is not there.
-pub fn on_path(program: &str) -> Result<PathBuf> {
+pub fn on_path(program: &str, package: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").context("PATH is not set")?;
     std::env::split_paths(&path)
         .map(|folder| folder.join(program))
         .find(|candidate| candidate.is_file())
-        .with_context(|| format!("{program} is not on the PATH (Debian: apt-get install prometheus)"))
+        .with_context(|| format!("{program} is not on the PATH (Debian: apt-get install {package})"))
 }
 
 /// The interpreter of a Python environment with `packages` (as pip takes them), made on first
@@ -119,6 +120,33 @@ pub fn node(packages: &[&str]) -> Result<PathBuf> {
         quiet(npm.args(packages)).with_context(|| format!("install {} from npm", packages.join(" ")))
     })?;
     Ok(home.join("node_modules").join(".bin"))
+}
+
+/// The program of a Go package, of the versions that the `go.mod` and `go.sum` in `module` have: built on first use, which
+/// takes minutes, in the build's own folder, and kept there until they change.
+///
+/// # Errors
+/// There is no Go, or it does not build.
+pub fn go(module: &Path, package: &str) -> Result<PathBuf> {
+    let requirements = std::fs::read(module.join("go.mod")).context("read go.mod")?;
+    let mut versions = DefaultHasher::new();
+    requirements.hash(&mut versions);
+    let name = package.rsplit('/').next().unwrap_or(package);
+    let home = made_once("go", &[name, &format!("{:016x}", versions.finish())], |home| {
+        eprintln!("{package} is built by Go; the first time takes minutes");
+        std::fs::create_dir_all(home).context("make a folder for Go's programs")?;
+        let mut go = Command::new("go");
+        go.arg("-C").arg(module).args([
+            "build",
+            "-mod=readonly",
+            "-buildvcs=false",
+            "-trimpath",
+            "-ldflags=-s -w",
+            "-o",
+        ]);
+        quiet(go.arg(home.join(name)).arg(package)).with_context(|| format!("build {package} of Go"))
+    })?;
+    Ok(home.join(name))
 }
 
 /// A folder below the build's own that `make` has filled, now or earlier.

@@ -16,8 +16,12 @@ use serde_json::Value;
 
 fn main() -> ExitCode {
     Suite::new()
-        .claim_with("promtool_finds_nothing_to_say", on_path("promtool"), promtool_finds_nothing_to_say)
-        .claim_with("prometheus_sums_equal_the_report", on_path("prometheus"), prometheus_sums_equal_the_report)
+        .claim_with("promtool_finds_nothing_to_say", on_path("promtool", "prometheus"), promtool_finds_nothing_to_say)
+        .claim_with(
+            "prometheus_sums_equal_the_report",
+            on_path("prometheus", "prometheus"),
+            prometheus_sums_equal_the_report,
+        )
         .run()
 }
 

@@ -7,9 +7,11 @@ use std::process::{Command, ExitCode};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use costream_common::inherited;
+use costream_common::secret::ExposeSecret as _;
 use costream_tests::api_server::{self, ApiServer, ELSEWHERE, NAMESPACE, Part};
 use costream_tests::parts::Suite;
-use costream_tests::programs::{Program, free_address, get, until};
+use costream_tests::programs::{Program, free_address, get, runtime, until};
 use costream_tests::rooms::Room;
 use costream_tests::server::{Answer, Server};
 use serde_json::json;
@@ -43,7 +45,13 @@ impl Cluster {
     }
 }
 
+/// Names the configuration whose database's user this program prints, when it is started for that.
+const LOGIN_OF: &str = "COSTREAM_TEST_LOGIN_OF";
+
 fn main() -> ExitCode {
+    if let Some(config) = std::env::var_os(LOGIN_OF) {
+        return print_login(Path::new(&config));
+    }
     let cluster = Cluster::default();
     let with = |claim: fn(&ApiServer) -> Result<()>| {
         let cluster = cluster.clone();
@@ -53,6 +61,7 @@ fn main() -> ExitCode {
     Suite::new()
         .claim_with("a_token_is_rotated_lost_and_found_without_a_restart", api_server::part(), with(rotated))
         .claim_with("what_the_cluster_refuses_is_told_in_its_words", api_server::part(), with(refused))
+        .claim_with("a_database_config_and_its_secret_are_read_from_the_cluster", api_server::part(), with(database))
         .claim_with("a_pod_needs_nothing_but_its_own_account", in_a_pod(), with(in_cluster))
         .run()
 }
@@ -149,6 +158,49 @@ fn refused(cluster: &ApiServer) -> Result<()> {
     }
     ensure!(reports.asked().is_empty(), "it was asked all the same");
     Ok(())
+}
+
+/// As the scraper that is replaced has it, and its user: the resources are custom ones.
+fn database(cluster: &ApiServer) -> Result<()> {
+    let folder = tempfile::tempdir().context("make a folder")?;
+    let config = folder.path().join("config.yaml");
+    let text = "databaseConfigRef: {name: db, namespace: finops}
+exporter: {url: http://127.0.0.1:2112/metrics, pollingIntervalHours: 1, tableName: focus_table, metricType: cost}
+";
+    fs::write(&config, text).context("write the configuration")?;
+    let mut command = Command::new(std::env::current_exe().context("find this program")?);
+    command.env(LOGIN_OF, &config).env("KUBECONFIG", cluster.kubeconfig(folder.path())?);
+    let mut login = || -> Result<(bool, String)> {
+        let output = command.output().context("start this program")?;
+        Ok((output.status.success(), String::from_utf8(output.stdout).context("text")?))
+    };
+    let none = (false, "DatabaseConfig finops/db: there is none of this name\n".to_owned());
+    ensure!(login()? == none, "{:?}", login());
+    let password = json!({"name": "db-password", "namespace": NAMESPACE, "key": "password"});
+    let spec = json!({"username": "crate", "passwordSecretRef": password});
+    cluster.put_resource(json!({"kind": "DatabaseConfig", "metadata": {"name": "db"}, "spec": spec}))?;
+    let none = (false, "Secret finops/db-password: no such secret\n".to_owned());
+    ensure!(login()? == none, "{:?}", login());
+    for password in ["first", "second"] {
+        cluster.put_secret(NAMESPACE, "db-password", &[("password", &format!("{password}\n"))])?;
+        ensure!(login()? == (true, format!("crate {password}\n")), "{:?}", login());
+    }
+    Ok(())
+}
+
+/// Prints the user and the password of a configuration's database, or why there are none.
+fn print_login(config: &Path) -> ExitCode {
+    let login = || -> Result<String> {
+        let inherited = inherited::read(config, None)?.context("it is one")?;
+        let database =
+            inherited.scrapers.first().and_then(|scraper| scraper.database.as_ref()).context("a database")?;
+        let login = runtime().block_on(inherited.resources.login(database))?;
+        Ok(format!("{} {}", login.username, login.password.expose_secret()))
+    };
+    let read = login();
+    let status = if read.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    println!("{}", read.unwrap_or_else(|error| format!("{error:#}")));
+    status
 }
 
 /// In a pod: the file where operators mount it, no flag, no kubeconfig, and the report is the cluster's own.

@@ -387,7 +387,7 @@ fn old_keys() -> Result<()> {
     refused(&config, &[], "additionalVariables.envExample: environment variable FROM_THE_ENVIRONMENT is not set")?;
     let by_file = config.replace("requireAuthentication: false", "requireAuthentication: true");
     let by_file = by_file.replace("authenticationMethod:", "authenticationMethod: cert-file");
-    refused(&by_file, &year, "authenticationMethod: cert-file names no certificate")
+    refused(&by_file, &year, "old: spec.exporterConfig.authenticationMethod: cert-file ")
 }
 
 fn mounted() -> Result<()> {

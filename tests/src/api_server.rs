@@ -38,7 +38,8 @@ const KINDS: [(&str, &str); 6] = [
 const ADMIN: &str = "tok-of-the-admin";
 /// The service account.
 const ACCOUNT: &str = "costream";
-const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/finops/rolebindings";
+/// The rights in [`NAMESPACE`].
+const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/finops";
 
 /// The programs that a cluster takes.
 #[derive(Clone, Debug)]
@@ -117,26 +118,6 @@ impl ApiServer {
         let (status, answer) = self.ask(Method::DELETE, &path, None)?;
         ensure!(status == 200, "DELETE {path} answered {status}: {answer}");
         Ok(())
-    }
-
-    /// Takes the service account's right to read.
-    ///
-    /// # Errors
-    /// It has none.
-    pub fn revoke(&self) -> Result<()> {
-        let (status, answer) = self.ask(Method::DELETE, &format!("{BINDINGS}/{ACCOUNT}"), None)?;
-        ensure!(status == 200, "the right is not taken: {status}: {answer}");
-        Ok(())
-    }
-
-    /// Gives it back.
-    ///
-    /// # Errors
-    /// The cluster does not take it.
-    pub fn grant(&self) -> Result<()> {
-        let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": ACCOUNT});
-        let subject = json!({"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE});
-        self.put(BINDINGS, named("RoleBinding", ACCOUNT, json!({"roleRef": role, "subjects": [subject]})))
     }
 
     /// Writes a kubeconfig for the service account into a folder.
@@ -219,8 +200,7 @@ impl ApiServer {
             {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]},
             {"apiGroups": [GROUP], "resources": ["*"], "verbs": ["get", "list"]},
         ]);
-        let roles = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/roles");
-        self.put(&roles, named("Role", ACCOUNT, json!({"rules": rules})))?;
+        self.put(&format!("{RBAC}/roles"), named("Role", ACCOUNT, json!({"rules": rules})))?;
         self.grant()?;
         let request = json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "spec": {}});
         let (status, answer) = self.ask(Method::POST, &format!("{accounts}/{ACCOUNT}/token"), Some(&request))?;
@@ -233,6 +213,16 @@ impl ApiServer {
             })?;
         }
         Ok(())
+    }
+
+    /// Gives the service account its right to read.
+    fn grant(&self) -> Result<()> {
+        let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": ACCOUNT});
+        let subject = json!({"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE});
+        self.put(
+            &format!("{RBAC}/rolebindings"),
+            named("RoleBinding", ACCOUNT, json!({"roleRef": role, "subjects": [subject]})),
+        )
     }
 
     /// Makes what is not there, and replaces what is: a server-side apply, which takes its version of the API from the path.

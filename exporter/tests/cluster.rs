@@ -7,9 +7,11 @@ use std::process::{Command, ExitCode};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use chrono::Utc;
 use costream_common::inherited;
 use costream_common::secret::ExposeSecret as _;
 use costream_tests::api_server::{self, ApiServer, ELSEWHERE, NAMESPACE, Part};
+use costream_tests::azure_monitor::AzureMonitor;
 use costream_tests::parts::Suite;
 use costream_tests::programs::{Program, free_address, get, runtime, until};
 use costream_tests::rooms::Room;
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         .claim_with("a_token_is_rotated_lost_and_found_without_a_restart", api_server::part(), with(rotated))
         .claim_with("what_the_cluster_refuses_is_told_in_its_words", api_server::part(), with(refused))
         .claim_with("a_database_config_and_its_secret_are_read_from_the_cluster", api_server::part(), with(database))
+        .claim_with("the_usage_of_a_reports_resources_is_polled_as_the_cluster_says", api_server::part(), with(usage))
         .claim_with("a_pod_needs_nothing_but_its_own_account", in_a_pod(), with(in_cluster))
         .run()
 }
@@ -157,6 +160,45 @@ fn refused(cluster: &ApiServer) -> Result<()> {
         ensure!(!printed.contains("tok-") && !printed.contains(cluster.token()), "a secret is shown: {printed}");
     }
     ensure!(reports.asked().is_empty(), "it was asked all the same");
+    Ok(())
+}
+
+/// What is polled of a report's resources stand in three kinds of custom resources, which come after it.
+fn usage(cluster: &ApiServer) -> Result<()> {
+    const VM: &str = "/subscriptions/s1/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm1";
+    let folder = tempfile::tempdir().context("make a folder")?;
+    let azure = AzureMonitor::start(Utc::now())?;
+    let report = format!("BilledCost,ResourceId,ResourceType\n1,{VM},Virtual machine\n");
+    azure.world().files.insert("/costs.csv".to_owned(), report);
+    azure.world().trust("tok-usage");
+    cluster.put_secret(NAMESPACE, "usage", &[("server-url", &azure.url()), ("token", "tok-usage")])?;
+    let provider = "  exporterConfig:\n    provider: {name: azure, namespace: finops}\n";
+    let config = config(NAMESPACE, "usage").replace("  exporterConfig:\n", provider);
+    let (mut exporter, address) = start(folder.path(), &cluster.kubeconfig(folder.path())?, &config)?;
+    exporter.word_after("ProviderConfig finops/azure: there is none of this name")?;
+    shown(&address, "costream_source_up{source=\"azure\"} 1")?;
+
+    let one = |name: &str| json!([{"name": name, "namespace": NAMESPACE}]);
+    let suffix = json!({"resourceSuffix": "/providers/microsoft.insights/metrics?api-version=2023-10-01"});
+    for (kind, name, spec) in [
+        (
+            "MetricConfig",
+            "cpu",
+            json!({"metricName": "Percentage CPU", "endpoint": suffix, "timespan": "day", "interval": "PT15M"}),
+        ),
+        ("ResourceConfig", "vms", json!({"resourceFocusName": "Virtual machine", "metricsRef": one("cpu")})),
+        ("ProviderConfig", "azure", json!({"resourcesRef": one("vms")})),
+    ] {
+        cluster.put_resource(json!({"kind": kind, "metadata": {"name": name}, "spec": spec}))?;
+    }
+    shown(&address, &format!("percentage_cpu{{ResourceId=\"{VM}\""))
+        .with_context(|| exporter.printed().unwrap_or_default())?;
+    let path = format!("{VM}/providers/microsoft.insights/metrics?api-version=2023-10-01&");
+    ensure!(azure.asked().iter().any(|asked| asked.target.starts_with(&path)), "{:?}", azure.asked());
+    let printed = exporter.printed()?;
+    ensure!(!printed.contains("tok-") && !printed.contains(cluster.token()), "a secret is shown: {printed}");
+    let status = exporter.terminate()?;
+    ensure!(status.success(), "the exporter ended with {status}");
     Ok(())
 }
 

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use chrono::Utc;
+use costream_tests::azure_monitor::AzureMonitor;
 use costream_tests::parts::{Suite, on_path};
 use costream_tests::programs::{Program, free_address, get, until};
 use costream_tests::rooms::Room;
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         .claim("a_list_of_focus_configs_is_a_cost_report", focus_configs)
         .claim("rows_of_any_make_are_shown_as_they_were", generic)
         .claim("a_configuration_as_the_operator_writes_it_is_polled", operator)
+        .claim("the_example_of_a_provider_has_its_machines_usage_polled", provider)
         .claim("the_example_with_the_old_keys_is_polled_once_it_is_filled_in", old_keys)
         .claim_with("without_a_flag_the_mounted_file_is_taken", Room::may_be_made(), |()| mounted())
         .claim_with("promtool_takes_what_is_shown", on_path("promtool", "prometheus"), |promtool| {
@@ -301,6 +304,26 @@ fn operator() -> Result<()> {
     ensure!(asked.target == "/subscriptions/123/x" && asked.header("accept") == Some("text/csv"), "{asked:?}");
     let metrics = run.metrics()?;
     ensure!(metrics.contains("costream_source_up{source=\"azure\"} 1\n"), "{metrics}");
+    run.end()
+}
+
+fn provider() -> Result<()> {
+    const VM: &str = "/subscriptions/123/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm1";
+    let azure = AzureMonitor::start(Utc::now())?;
+    let report = format!("BilledCost,ResourceId,ResourceType\n1,{VM},Virtual machine\n2,{VM}-disk,Disk\n");
+    azure.world().files.insert("/subscriptions/123/x".to_owned(), report);
+    azure.world().trust("tok");
+    let endpoint = secret("report-endpoint", &[("server-url", &azure.url()), ("token", "tok")]);
+    let resources = endpoint + "---\n" + &fixture("provider_config.yaml")?;
+    let run = Run::start(&fixture("operator_config.yaml")?, &resources, &[])?;
+    let shown = run.samples("percentage_cpu")?;
+    let of_machine = format!("percentage_cpu{{ResourceId=\"{VM}\",");
+    ensure!(shown.iter().all(|line| line.starts_with(&of_machine)), "{shown:?}");
+    let path = format!("{VM}/providers/microsoft.insights/metrics?api-version=2023-10-01&");
+    let asked = azure.asked().into_iter().filter(|asked| asked.target != "/subscriptions/123/x");
+    for asked in asked {
+        ensure!(asked.target.starts_with(&path) && asked.target.contains("interval=PT15M"), "{asked:?}");
+    }
     run.end()
 }
 

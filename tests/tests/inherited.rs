@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 
 const REPORT: &str =
     "BilledCost,BillingCurrency,ServiceName,Tags\n1.25,USD,Compute,\"{\"\"org\"\": \"\"test\"\"}\"\n2.5,USD,Storage,\n";
+/// What an exporter of then showed, and the scraper's configuration for it.
+const RECORDED: &str = include_str!("../../exporter/tests/fixtures/metrics_focusconfig.txt");
+const EXAMPLE: &str = include_str!("../../exporter/tests/fixtures/scraper_config.yaml");
 const NAMESPACE: &str = "finops";
 const PASSWORD: &str = "pw-of-the-database";
 
@@ -48,6 +51,7 @@ exporter:
 fn main() -> ExitCode {
     Suite::new()
         .claim("a_mounted_configuration_brings_a_report_into_its_table", the_whole_way)
+        .claim("the_scrapers_example_uploads_what_an_exporter_of_then_showed", the_scrapers_example)
         .claim("without_an_endpoint_the_cluster_itself_is_asked", the_cluster_itself)
         .claim("a_configuration_is_explained_variable_by_variable_without_secrets", explained)
         .run()
@@ -83,18 +87,9 @@ fn the_whole_way() -> Result<()> {
     shown(&address, row)?;
     ensure!(reports.asked().iter().all(|asked| asked.target == "/2024/costs.csv"), "another path was asked for");
 
-    let hash = bcrypt::hash(PASSWORD, 4).context("hash the password")?;
-    fs::write(folder.path().join("web.yml"), format!("basic_auth_users: {{crate: {hash}}}\n"))
-        .context("write the users")?;
-    let arguments = ["--web.listen-address", "127.0.0.1:0", "--web.config.file", "web.yml"];
-    let mut handler = Program::start("costream-handler", folder.path(), &arguments)?;
-    let handler_url = handler.word_after("listening on")?;
+    let (handler, handler_url) = database(folder.path(), &cluster)?;
     let exporter_url = format!("http://{address}");
     cluster.put(NAMESPACE, "exporter-endpoint", &[("server-url", exporter_url.as_bytes())]);
-    cluster.put(NAMESPACE, "db-password", &[("password", format!("{PASSWORD}\n").as_bytes())]);
-    let password = json!({"name": "db-password", "namespace": NAMESPACE, "key": "password"});
-    let spec = json!({"username": "crate", "passwordSecretRef": password});
-    cluster.put_object("databaseconfigs", NAMESPACE, "db", &spec);
     let own = free_address()?;
     let scraper = start("costream-scraper", folder.path(), &cluster, &own, "scraper.yaml", &handler_url)?;
     let stored = until("the rows are stored", || {
@@ -119,6 +114,51 @@ fn the_whole_way() -> Result<()> {
         ensure!(status.success(), "a program ended with {status}");
     }
     Ok(())
+}
+
+/// As it stands: once, and a day later again.
+fn the_scrapers_example() -> Result<()> {
+    let folder = tempfile::tempdir().context("make a folder")?;
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/inherited/scraper_config.yaml");
+    if let Ok(recorded) = fs::read_to_string(recorded) {
+        ensure!(recorded == EXAMPLE, "the fixture is another than what was recorded");
+    }
+    fs::write(folder.path().join("scraper.yaml"), EXAMPLE).context("write the configuration")?;
+    let cluster = Cluster::start()?;
+    let exporter = Server::start(None, |_| Answer::new(200, RECORDED).with("Content-Type", "text/plain"))?;
+    cluster.put(NAMESPACE, "exporter-endpoint", &[("server-url", exporter.url("").as_bytes())]);
+    let (handler, handler_url) = database(folder.path(), &cluster)?;
+    let own = free_address()?;
+    let scraper = start("costream-scraper", folder.path(), &cluster, &own, "scraper.yaml", &handler_url)?;
+    let stored = until("the rows are stored", || {
+        let answer =
+            sql(&handler_url, "SELECT billedcost, billingcurrency, billingperiodstart FROM focus_table ORDER BY 1")?;
+        Ok(answer.get("rows").cloned())
+    })?;
+    let expected: Vec<_> = RECORDED.lines().filter(|line| line.starts_with("billed_cost{")).collect();
+    ensure!(stored.as_array().is_some_and(|rows| rows.len() == expected.len()), "{stored}");
+    ensure!(stored[0] == json!([0.096_000_001, "USD", 1_725_148_800_000_i64]), "{stored}");
+    let asked = exporter.asked();
+    ensure!(asked.len() == 1 && asked[0].target == "/metrics", "{} requests", asked.len());
+    for program in [scraper, handler] {
+        let status = program.terminate()?;
+        ensure!(status.success(), "a program ended with {status}");
+    }
+    Ok(())
+}
+
+/// A handler with a user, and what a cluster says of both.
+fn database(folder: &Path, cluster: &Cluster) -> Result<(Program, String)> {
+    let hash = bcrypt::hash(PASSWORD, 4).context("hash the password")?;
+    fs::write(folder.join("web.yml"), format!("basic_auth_users: {{crate: {hash}}}\n")).context("write the users")?;
+    let arguments = ["--web.listen-address", "127.0.0.1:0", "--web.config.file", "web.yml"];
+    let mut handler = Program::start("costream-handler", folder, &arguments)?;
+    let url = handler.word_after("listening on")?;
+    cluster.put(NAMESPACE, "db-password", &[("password", format!("{PASSWORD}\n").as_bytes())]);
+    let password = json!({"name": "db-password", "namespace": NAMESPACE, "key": "password"});
+    let spec = json!({"username": "crate", "passwordSecretRef": password});
+    cluster.put_object("databaseconfigs", NAMESPACE, "db", &spec);
+    Ok((handler, url))
 }
 
 fn the_cluster_itself() -> Result<()> {

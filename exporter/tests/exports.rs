@@ -1,4 +1,4 @@
-//! Providers' exports, as they lie in buckets (moto's S3, Azurite) and in directories that they were copied to: written
+//! Providers' exports, as they lie in buckets (moto's S3, Azurite, fake-gcs-server) and in directories that they were copied to: written
 //! over, kept in versions, restated, half-written, and not as their manifests say.
 
 use std::path::Path;
@@ -17,7 +17,7 @@ use costream_common::config;
 use costream_common::report::one_line;
 use costream_exporter::config::ExporterConfig;
 use costream_exporter::{ARROW, Exporter};
-use costream_tests::clouds::{self, azurite, moto};
+use costream_tests::clouds::{self, azurite, fake_gcs, moto};
 use costream_tests::parts::Suite;
 use http_body_util::BodyExt as _;
 use object_store::local::LocalFileSystem;
@@ -47,6 +47,8 @@ const AZURE_CLAIMS: [(&str, Claim); 5] = [
     ("as_plain_objects_is_known_again", plain_objects),
 ];
 
+const GCP_FOLDER: &str = "focus/billing_period=2026-09";
+
 fn main() -> ExitCode {
     let mut suite = Suite::new().at_once(2);
     for (cloud, claims, part) in
@@ -67,6 +69,12 @@ fn main() -> ExitCode {
         .claim_with("a_bucket_that_is_not_there_is_named_without_its_secret", moto(), |part| {
             House::in_cloud(&part).and_then(nowhere)
         })
+        .claim_with("gcp_in_a_bucket_as_plain_objects_is_known_again", fake_gcs(), |part| {
+            House::in_cloud(&part).and_then(plain_objects)
+        })
+        .claim_with("gcp_in_a_bucket_is_left_alone_until_it_has_settled", fake_gcs(), |part| {
+            House::in_cloud(&part).and_then(|house| gcp_being_written(&house).map(drop))
+        })
         .claim("gcp_in_a_directory_is_a_report_a_folder_once_it_has_settled", || House::in_directory().and_then(gcp))
         .claim("oci_in_a_directory_is_a_report_a_file", || House::in_directory().and_then(oci))
         .run()
@@ -81,7 +89,7 @@ struct House {
     settings: String,
     secret: &'static str,
     runtime: tokio::runtime::Runtime,
-    _cloud: Option<clouds::Cloud>,
+    cloud: Option<clouds::Cloud>,
 }
 
 impl House {
@@ -92,7 +100,7 @@ impl House {
         let store = Arc::new(LocalFileSystem::new_with_prefix(&root)?);
         let root = root.to_str().context("text")?.to_owned();
         let runtime = tokio::runtime::Runtime::new()?;
-        Ok(Self { dir, root, store, settings: String::new(), secret: "verysecret", runtime, _cloud: None })
+        Ok(Self { dir, root, store, settings: String::new(), secret: "verysecret", runtime, cloud: None })
     }
 
     fn in_cloud(part: &clouds::Part) -> Result<Self> {
@@ -113,7 +121,7 @@ impl House {
         }
         let (root, secret) = (cloud.bucket.clone(), cloud.secret);
         let runtime = tokio::runtime::Runtime::new()?;
-        Ok(Self { dir, root, store, settings, secret, runtime, _cloud: Some(cloud) })
+        Ok(Self { dir, root, store, settings, secret, runtime, cloud: Some(cloud) })
     }
 
     fn is_local(&self) -> bool {
@@ -121,6 +129,10 @@ impl House {
     }
 
     fn put(&self, path: &str, text: impl Into<Vec<u8>>) -> Result<()> {
+        // fake-gcs-server takes no objects as the crate puts them, which is the XML API's way.
+        if let Some(cloud) = self.cloud.as_ref().filter(|cloud| cloud.bucket.starts_with("gs:")) {
+            return cloud.put(path, text.into());
+        }
         self.runtime.block_on(self.store.put(&ObjectPath::parse(path)?, text.into().into()))?;
         Ok(())
     }
@@ -544,25 +556,30 @@ fn plain_objects(house: House) -> Result<()> {
 
 // -- layouts without manifests
 
-fn gcp(house: House) -> Result<()> {
-    let folder = "focus/billing_period=2026-09";
+/// Two shards of a folder that have just come.
+fn gcp_being_written(house: &House) -> Result<Served<'_>> {
     for (shard, amount) in [(0, "1"), (1, "2")] {
-        house.put(&format!("{folder}/focus-{shard:012}.csv"), csv(&[amount], shard == 1))?;
+        house.put(&format!("{GCP_FOLDER}/focus-{shard:012}.csv"), csv(&[amount], shard == 1))?;
     }
-    house.put(&format!("{folder}/_SUCCESS"), "")?;
+    house.put(&format!("{GCP_FOLDER}/_SUCCESS"), "")?;
     let served = house.exporter("focus", "      layout: gcp\n")?;
     let polled = served.poll();
     ensure!(polled.len() == 1 && polled[0].1.ends_with("is still being written"), "{polled:?}");
+    Ok(served)
+}
+
+fn gcp(house: House) -> Result<()> {
+    let served = gcp_being_written(&house)?;
     let settled = std::time::SystemTime::now() - Duration::from_secs(3_600);
     for shard in 0..2 {
-        let path = format!("{}/{folder}/focus-{shard:012}.csv", house.root);
+        let path = format!("{}/{GCP_FOLDER}/focus-{shard:012}.csv", house.root);
         std::fs::File::options().write(true).open(path)?.set_modified(settled)?;
     }
     ensure_eq(served.poll(), vec![went("billing_period=2026-09", "changed")])?;
     ensure_eq(served.served(), vec!["billing_period=2026-09 2 0 3".to_owned()])?;
     ensure_eq(served.poll(), vec![went("billing_period=2026-09", "unchanged, 0 bytes read")])?;
     // A third shard: what is served stays until it has settled.
-    house.put(&format!("{folder}/focus-000000000002.csv"), csv(&["4"], false))?;
+    house.put(&format!("{GCP_FOLDER}/focus-000000000002.csv"), csv(&["4"], false))?;
     ensure_eq(served.poll(), vec![went("billing_period=2026-09", "unchanged, 0 bytes read")])
 }
 

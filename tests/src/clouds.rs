@@ -1,14 +1,15 @@
-//! Clouds on this machine: other people's emulators of S3 (moto, from PyPI) and Azure Blob
-//! Storage (Azurite, from npm), each on a free port, with one bucket in it. They end with their
-//! handles. Google's has none that knows preconditions.
+//! Clouds on this machine: other people's emulators of S3 (moto, from PyPI), Azure Blob Storage (Azurite, from npm) and Google
+//! Cloud Storage (fake-gcs-server, by Go), each on a free port, with one bucket in it. They end with their handles.
+//! Google's knows no preconditions: reports can be read from it, but no table can be kept there.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use reqwest::Method;
 
 use crate::parts;
-use crate::programs::Program;
+use crate::programs::{Program, free_address, until};
 
 /// The bucket that every cloud has.
 pub const BUCKET: &str = "costs";
@@ -44,16 +45,20 @@ pub enum Part {
     Moto(PathBuf),
     /// The folder of npm's programs, Azurite's among them.
     Azurite(PathBuf),
+    /// fake-gcs-server.
+    FakeGcs(PathBuf),
 }
 
 /// A running cloud.
 pub struct Cloud {
-    /// `s3://costs` or `az://costs`.
+    /// `s3://costs`, `az://costs` or `gs://costs`.
     pub bucket: String,
     /// The environment's variables that say how it is reached.
     pub variables: Vec<(String, String)>,
     /// The value among them that nobody may see.
     pub secret: &'static str,
+    /// Where it takes unsigned requests, if it does.
+    endpoint: Option<String>,
     _program: Program,
 }
 
@@ -73,6 +78,15 @@ pub fn azurite() -> Result<Part> {
     parts::node(&["azurite@3.35.0"]).map(Part::Azurite)
 }
 
+/// Google Cloud Storage.
+///
+/// # Errors
+/// There is no Go, or it does not build.
+pub fn fake_gcs() -> Result<Part> {
+    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("fake-gcs-server");
+    parts::go(&module, "github.com/fsouza/fake-gcs-server").map(Part::FakeGcs)
+}
+
 impl Part {
     /// Starts the cloud; `folder` takes its log.
     ///
@@ -82,6 +96,7 @@ impl Part {
         match self {
             Self::Moto(python) => start_moto(python, folder),
             Self::Azurite(programs) => start_azurite(programs, folder),
+            Self::FakeGcs(program) => start_fake_gcs(program, folder),
         }
     }
 }
@@ -89,7 +104,7 @@ impl Part {
 fn start_moto(python: &Path, folder: &Path) -> Result<Cloud> {
     let mut program = Program::spawn("moto", folder, Command::new(python).args(["-c", MOTO]))?;
     let url = program.word_after("Running on ")?;
-    put(&format!("{url}/{BUCKET}"), Vec::new())?;
+    ask(Method::PUT, &format!("{url}/{BUCKET}"), Vec::new())?;
     let variables = [
         ("AWS_ENDPOINT_URL", url.as_str()),
         ("AWS_REGION", "us-east-1"),
@@ -97,7 +112,7 @@ fn start_moto(python: &Path, folder: &Path) -> Result<Cloud> {
         ("AWS_SECRET_ACCESS_KEY", SECRET),
         ("AWS_SESSION_TOKEN", SECRET),
     ];
-    Ok(Cloud::new("s3", &variables, SECRET, program))
+    Ok(Cloud::new("s3", Some(url.clone()), &variables, SECRET, program))
 }
 
 fn start_azurite(programs: &Path, folder: &Path) -> Result<Cloud> {
@@ -116,23 +131,66 @@ fn start_azurite(programs: &Path, folder: &Path) -> Result<Cloud> {
         ("AZURE_STORAGE_ACCOUNT_NAME", AZURITE_ACCOUNT),
         ("AZURE_STORAGE_ACCOUNT_KEY", AZURITE_KEY),
     ];
-    Ok(Cloud::new("az", &variables, AZURITE_KEY, program))
+    Ok(Cloud::new("az", None, &variables, AZURITE_KEY, program))
+}
+
+fn start_fake_gcs(program: &Path, folder: &Path) -> Result<Cloud> {
+    let address = free_address()?;
+    let port = address.rsplit(':').next().unwrap_or_default();
+    let mut command = Command::new(program);
+    command.args([
+        "-scheme",
+        "http",
+        "-host",
+        "127.0.0.1",
+        "-port",
+        port,
+        "-backend",
+        "memory",
+        "-public-host",
+        &address,
+    ]);
+    let mut program = Program::spawn("fake-gcs-server", folder, &mut command)?;
+    program.word_after("server started at ")?;
+    let url = format!("http://{address}");
+    until("it makes a bucket", || {
+        let bucket = serde_json::json!({"name": BUCKET}).to_string();
+        Ok(ask(Method::POST, &format!("{url}/storage/v1/b?project=trial"), bucket.into()).ok())
+    })?;
+    // The emulator's users ask for no token; all of the key is taken for the secret.
+    let key = serde_json::json!({
+        "gcs_base_url": url, "disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": "",
+    });
+    let key: &str = key.to_string().leak();
+    Ok(Cloud::new("gs", Some(url), &[("GOOGLE_SERVICE_ACCOUNT_KEY", key)], key, program))
 }
 
 impl Cloud {
-    fn new(scheme: &str, variables: &[(&str, &str)], secret: &'static str, program: Program) -> Self {
+    fn new(
+        scheme: &str,
+        endpoint: Option<String>,
+        variables: &[(&str, &str)],
+        secret: &'static str,
+        program: Program,
+    ) -> Self {
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Self { bucket: format!("{scheme}://{BUCKET}"), variables, secret, _program: program }
+        Self { bucket: format!("{scheme}://{BUCKET}"), variables, secret, endpoint, _program: program }
     }
 
-    /// Puts an object into S3's bucket.
+    /// Puts an object into the bucket of S3 or Google.
     ///
     /// # Errors
-    /// It is another cloud, or does not take it.
+    /// It is Azure, which takes none unsigned, or does not take it.
     pub fn put(&self, path: &str, bytes: Vec<u8>) -> Result<()> {
-        let endpoint = self.variables.iter().find(|(name, _)| name == "AWS_ENDPOINT_URL");
-        let (_, endpoint) = endpoint.context("moto takes objects unsigned, and others do not")?;
-        put(&format!("{endpoint}/{BUCKET}/{path}"), bytes)
+        let (method, url) = match &self.endpoint {
+            Some(endpoint) if self.bucket.starts_with("gs:") => {
+                let name = path.replace('/', "%2F");
+                (Method::POST, format!("{endpoint}/upload/storage/v1/b/{BUCKET}/o?uploadType=media&name={name}"))
+            }
+            Some(endpoint) => (Method::PUT, format!("{endpoint}/{BUCKET}/{path}")),
+            None => bail!("{} takes no unsigned objects", self.bucket),
+        };
+        ask(method, &url, bytes)
     }
 
     /// The variables, with another value for one of them.
@@ -143,11 +201,12 @@ impl Cloud {
 }
 
 /// A request of no consequence but its status.
-fn put(url: &str, body: Vec<u8>) -> Result<()> {
+fn ask(method: Method, url: &str, body: Vec<u8>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     let status = runtime.block_on(async {
         let client = reqwest::Client::builder().no_proxy().build().context("make a client")?;
-        Ok::<_, anyhow::Error>(client.put(url).body(body).send().await.with_context(|| format!("ask {url}"))?.status())
+        let asked = client.request(method, url).body(body).send().await;
+        Ok::<_, anyhow::Error>(asked.with_context(|| format!("ask {url}"))?.status())
     })?;
     ensure!(status.is_success(), "{url} answered {status}");
     Ok(())

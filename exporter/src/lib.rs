@@ -188,9 +188,10 @@ impl Exporter {
 }
 
 fn sources(config: &ExporterConfig) -> Result<Vec<Arc<Polling>>, ExporterError> {
+    let subscriptions = Arc::default();
     let source = |source: &config::SourceConfig| {
         Source::new(source.clone(), config.poll_interval)
-            .and_then(Polling::new)
+            .and_then(|source| Polling::new(source, &subscriptions))
             .map(Arc::new)
             .map_err(|error| ExporterError::Source { name: source.name.clone(), source: error })
     };

@@ -42,7 +42,7 @@ use crate::snapshot::{Generation, ReportFacts, Spool, SpoolError};
 use crate::source::{Fetched, Item, Parts, Seen, Source, SourceError};
 use crate::sums::Ready;
 use crate::telemetry::{Ended, Telemetry};
-use crate::usage::{Around, Usage, UsageError};
+use crate::usage::{Around, Subscriptions, Usage, UsageError};
 
 /// Batches and rejects between the converter and the disk.
 const N_READY_PIECES: usize = 2;
@@ -218,8 +218,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Polling {
     /// # Errors
     /// The source cannot be asked.
-    pub(crate) fn new(source: Source) -> Result<Self, SourceError> {
-        let usage = source.usage().map(|from| Usage::new(source.name.clone(), from)).transpose()?;
+    pub(crate) fn new(source: Source, subscriptions: &Arc<Subscriptions>) -> Result<Self, SourceError> {
+        let usage = |from| Usage::new(source.name.clone(), from, Arc::clone(subscriptions));
+        let usage = source.usage().map(usage).transpose()?;
         Ok(Self {
             source,
             usage,

@@ -49,7 +49,7 @@ pub struct AzureMonitor {
     /// What is asked of which resources.
     #[serde(deserialize_with = "some")]
     pub ask: Vec<Question>,
-    /// Most requests a subscription is asked in any hour.
+    /// Most requests a subscription is asked in any hour, by all sources together; where they differ, the lowest counts.
     #[serde(default = "requests_per_hour")]
     pub requests_per_hour: NonZeroU32,
     /// Requests under way at once.

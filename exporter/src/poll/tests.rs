@@ -104,7 +104,7 @@ spec: {exporterConfig: {provider: {name: p}, url: 'http://127.0.0.1:1/', metricT
         Places::new(1, 1),
     );
     let source = Source::new(usage, Duration::from_secs(60)).expect("a source");
-    (dir, polls, Arc::new(Polling::new(source).expect("a source that can be asked")))
+    (dir, polls, Arc::new(Polling::new(source, &Arc::default()).expect("a source that can be asked")))
 }
 
 #[tokio::test]

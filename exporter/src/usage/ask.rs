@@ -2,7 +2,7 @@
 //! when that makes sense. A 401 has the token renewed, or its Secret read anew, once; a 429 closes the subscription for as long as it says;
 //! what may pass is tried anew for as long as a poll does that. Holds one answer a question.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::{Method, StatusCode, header};
@@ -156,7 +156,7 @@ pub(super) struct Asker {
     /// Another one when what it asks with was read anew.
     client: Mutex<Client>,
     login: Login,
-    budget: Arc<Budget>,
+    budget: Budget,
 }
 
 /// Where what is asked with comes from.
@@ -188,7 +188,7 @@ pub(super) struct Endpoint {
 impl Asker {
     /// # Errors
     /// The certificates to trust cannot be read.
-    pub(super) fn new(config: &AzureMonitor, budget: Arc<Budget>) -> Result<Self, ClientError> {
+    pub(super) fn new(config: &AzureMonitor, budget: Budget) -> Result<Self, ClientError> {
         let plain = Access { tls: config.tls.clone(), ..Access::default() };
         let access = match &config.auth {
             Auth::BearerToken(token) => Access { bearer_token: Some(token.clone()), ..plain },
@@ -210,7 +210,7 @@ impl Asker {
     }
 
     /// One that asks with what a Secret says: `client` with what it said just now.
-    pub(super) fn of_endpoint(client: Client, endpoint: Endpoint, budget: Arc<Budget>) -> Self {
+    pub(super) fn of_endpoint(client: Client, endpoint: Endpoint, budget: Budget) -> Self {
         Self { client: Mutex::new(client), login: Login::Endpoint(Box::new(endpoint)), budget }
     }
 

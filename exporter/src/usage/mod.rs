@@ -36,6 +36,7 @@ use costream_common::report::one_line;
 use futures::StreamExt as _;
 
 pub use self::ask::AskError;
+pub(crate) use self::budget::Subscriptions;
 use self::plan::{Piece, Plan, Question};
 use self::resources::Known;
 use self::server::{Server, Servers};
@@ -151,8 +152,12 @@ struct Now {
 impl Usage {
     /// # Errors
     /// The certificates to trust cannot be read.
-    pub(crate) fn new(source: SourceName, from: &UsageFrom) -> Result<Self, ClientError> {
-        Ok(Self { source, servers: Servers::new(from)?, now: Mutex::default() })
+    pub(crate) fn new(
+        source: SourceName,
+        from: &UsageFrom,
+        subscriptions: Arc<Subscriptions>,
+    ) -> Result<Self, ClientError> {
+        Ok(Self { source, servers: Servers::new(from, subscriptions)?, now: Mutex::default() })
     }
 
     /// Begins a poll: finds out whom to ask, and the days to ask for. Takes days out of the spool that nobody needs any more.

@@ -257,7 +257,7 @@ mod tests {
             batch_url: batch_url.map(|url| url.to_owned().try_into().expect("a url")),
             ..AzureMonitor::new(Auth::Access(Box::default()), Vec::new())
         };
-        Arc::new(Server::new(config).expect("a server"))
+        Arc::new(Server::new(config, Arc::default()).expect("a server"))
     }
 
     fn metric(name: &str, suffix: Option<&str>) -> Metric {

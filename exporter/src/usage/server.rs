@@ -1,6 +1,6 @@
 //! Whom a poll asks: the server of a configuration, which stays, or those that a ProviderConfig names, found out anew for each
-//! poll, so that a resource may come later, or change, and a rotated token is used without a restart. The budget is the
-//! source's, whichever servers it asks. Holds the questions of each server.
+//! poll, so that a resource may come later, or change, and a rotated token is used without a restart. The budget is a
+//! subscription's, whichever source and server asks. Holds the questions of each server.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 
 use super::UsageError;
 use super::ask::{Asker, Endpoint};
-use super::budget::Budget;
+use super::budget::{Budget, Subscriptions};
 use crate::config::azure_monitor::{Auth, AzureMonitor, FromCosts, Metric, Question, Resources, Timespan};
 use crate::config::provider::ProviderUsage;
 use crate::source::UsageFrom;
@@ -30,8 +30,8 @@ impl Server {
     ///
     /// # Errors
     /// The certificates to trust cannot be read.
-    pub(super) fn new(config: AzureMonitor) -> Result<Self, ClientError> {
-        let budget = Arc::new(Budget::new(config.requests_per_hour.get()));
+    pub(super) fn new(config: AzureMonitor, subscriptions: Arc<Subscriptions>) -> Result<Self, ClientError> {
+        let budget = Budget::new(config.requests_per_hour.get(), subscriptions);
         Ok(Self { asker: Asker::new(&config, budget)?, config })
     }
 }
@@ -46,20 +46,22 @@ pub(super) enum Servers {
         usage: Arc<ProviderUsage>,
         /// What is the same for all of them.
         common: Box<AzureMonitor>,
-        budget: Arc<Budget>,
+        budget: Budget,
     },
 }
 
 impl Servers {
     /// # Errors
     /// The certificates to trust cannot be read.
-    pub(super) fn new(from: &UsageFrom) -> Result<Self, ClientError> {
+    pub(super) fn new(from: &UsageFrom, subscriptions: Arc<Subscriptions>) -> Result<Self, ClientError> {
         Ok(match from {
-            UsageFrom::AzureMonitor(config) => Self::One(Arc::new(Server::new(AzureMonitor::clone(config))?)),
+            UsageFrom::AzureMonitor(config) => {
+                Self::One(Arc::new(Server::new(AzureMonitor::clone(config), subscriptions)?))
+            }
             UsageFrom::Provider(usage) => {
                 let common = AzureMonitor::new(Auth::Access(Box::default()), Vec::new());
                 let common = Box::new(AzureMonitor { table: usage.table.clone(), ..common });
-                let budget = Arc::new(Budget::new(common.requests_per_hour.get()));
+                let budget = Budget::new(common.requests_per_hour.get(), subscriptions);
                 Self::OfProvider { usage: Arc::clone(usage), common, budget }
             }
         })
@@ -102,7 +104,7 @@ impl Servers {
                 tracing::warn!(url = public_url(&base_url), "insecure: whoever answers is believed");
             }
             let endpoint = Endpoint { call, resources: usage.resources.clone(), server: base_url.origin() };
-            let asker = Asker::of_endpoint(client, endpoint, Arc::clone(budget));
+            let asker = Asker::of_endpoint(client, endpoint, budget.clone());
             servers.push(Arc::new(Server {
                 config: AzureMonitor { base_url, ask, ..AzureMonitor::clone(common) },
                 asker,

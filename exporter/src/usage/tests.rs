@@ -21,6 +21,8 @@ type Known = BTreeMap<(String, String, String), String>;
 struct House {
     dir: tempfile::TempDir,
     azure: StandIn,
+    /// As a program has it for all of its sources.
+    subscriptions: Arc<Subscriptions>,
 }
 
 fn at(text: &str) -> DateTime<Utc> {
@@ -37,7 +39,8 @@ fn named(ids: &[String]) -> Resources {
 
 impl House {
     fn new(now: &str) -> Self {
-        Self { dir: tempfile::tempdir().expect("a folder"), azure: StandIn::start(at(now)).expect("a stand-in") }
+        let (dir, azure) = (tempfile::tempdir().expect("a folder"), StandIn::start(at(now)).expect("a stand-in"));
+        Self { dir, azure, subscriptions: Arc::default() }
     }
 
     fn spool(&self) -> Spool {
@@ -66,7 +69,8 @@ impl House {
     }
 
     fn usage(&self, config: AzureMonitor) -> Usage {
-        Usage::new("usage".parse().expect("a name"), &UsageFrom::AzureMonitor(Arc::new(config))).expect("a source")
+        let from = UsageFrom::AzureMonitor(Arc::new(config));
+        Usage::new("usage".parse().expect("a name"), &from, Arc::clone(&self.subscriptions)).expect("a source")
     }
 
     fn one(&self) -> Usage {
@@ -313,6 +317,28 @@ async fn who_is_throttled_waits_as_long_as_it_is_told_and_loses_nothing() {
     let around = Around { spool: &spool, telemetry: &telemetry, retry_for: Duration::from_secs(2) };
     let error = usage.take(&items[0], around).await.err().expect("throttled");
     assert_eq!(error.retry_after(), Some(Duration::from_secs(3_600)));
+}
+
+#[tokio::test]
+async fn sources_of_one_subscription_share_its_budget() {
+    let house = House::new("2026-11-20T00:00:00Z");
+    let one = |id: &str| {
+        let mut config = house.config(named(&[id.to_owned()]), &[metric(CPU, Timespan::Day)]);
+        config.requests_per_hour = 20.try_into().expect("some");
+        house.usage(config)
+    };
+    let (mine, theirs) = (format!("{VM}1"), format!("{VM}2"));
+    let spool = house.spool();
+    // Two days are its two requests; the next one's turn is minutes away.
+    poll_well(&house, &one(&mine), &spool).await;
+    let asked = house.azure.asked().len();
+    let of_theirs = one(&theirs);
+    let late = tokio::time::timeout(Duration::from_secs(1), poll_well(&house, &of_theirs, &spool)).await;
+    assert!(late.is_err(), "{late:?}");
+    assert_eq!(house.azure.asked().len(), asked, "a second source asks within the budget of the first");
+    let other = theirs.replace("/s1/", "/s2/");
+    poll_well(&house, &one(&other), &spool).await;
+    assert_eq!(house.azure.asked().len(), asked + 2, "another subscription has its own");
 }
 
 #[tokio::test]

@@ -115,7 +115,7 @@ fn source(part: &ExporterPart, inherited: &Inherited, name: SourceName) -> Sourc
     };
     SourceConfig {
         name,
-        location: Location::Call { call: Box::new(part.call.clone()), resources: inherited.resources.clone() },
+        location: Location::Call { call: Box::new(part.call.clone()), resources: inherited.resources.for_one() },
         profile: ProfileName::Auto,
         poll_interval: Some(part.interval),
         rows,
@@ -133,7 +133,7 @@ fn usage_source(
         provider: usage.provider.clone(),
         costs: costs.clone(),
         report: part.call.clone(),
-        resources: inherited.resources.clone(),
+        resources: inherited.resources.for_one(),
         table: usage.table.clone().unwrap_or_else(|| USAGE_TABLE.to_owned()),
     };
     SourceConfig {

@@ -3,7 +3,8 @@
 //! A poll that fails, or is dropped, leaves the last snapshot and no file; one whose report turns out
 //! to be the bytes seen last leaves the last snapshot too. Failures that may pass are tried again, from the
 //! start, for as long as `retry_for` says and at the server's own pace. A source that could not be had even so is asked
-//! again after [`FIRST_PAUSE`], and then less and less often, where its interval is longer than that.
+//! again after [`FIRST_PAUSE`], and then less and less often, where its interval is longer than that; or as soon as a
+//! Secret, or another resource, changes that it was asked with.
 //!
 //! Who asks waits for a place, first come, first served: so many polls at once, of them so many of one host. The wait
 //! before a second try takes no place. A source has at most as many reports waiting as there are places, so that one
@@ -265,6 +266,9 @@ impl Polling {
         let _busy = self.busy.lock().await;
         let began = Instant::now();
         let name = &self.source.name;
+        if let Some(resources) = self.source.resources() {
+            resources.forget();
+        }
         let listed = match &self.usage {
             Some(usage) => usage.begin(&polls.spool, Utc::now()).await.map_err(PollError::from),
             None => {
@@ -476,14 +480,28 @@ impl Polling {
         Ok(None)
     }
 
+    /// Waits, after a poll to which the source gave nothing, until one of the resources that it was asked with is another one.
+    async fn resources_changed(&self, polls: &Polls) {
+        let is_failing = self.failures.load(Ordering::Relaxed) > 0;
+        let Some(resources) = self.source.resources().filter(|_| is_failing) else {
+            return std::future::pending().await;
+        };
+        let _place = polls.places.take_to_watch().await;
+        resources.changed().await;
+    }
+
     /// Polls on schedule until told to stop; a poll in flight is then dropped.
     pub(crate) async fn keep_polling(&self, polls: &Polls, shutdown: CancellationToken) {
+        let mut is_to_wait = false;
         loop {
             let wait = self.wait();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
+                () = self.resources_changed(polls), if !is_to_wait => {
+                    tracing::info!(source = %self.source.name, "what says how it is asked has changed: it is polled at once");
+                }
             }
             let outcomes = tokio::select! {
                 biased;
@@ -497,7 +515,9 @@ impl Polling {
             let errors = || outcomes.iter().filter_map(|outcome| outcome.result.as_ref().err());
             let later = |wait: Duration| Instant::now().checked_add(wait);
             // A server that asked for more time than one poll has gets it from the schedule.
-            if let Some(asked) = errors().filter_map(PollError::retry_after).max() {
+            let asked = errors().filter_map(PollError::retry_after).max();
+            is_to_wait = asked.is_some();
+            if let Some(asked) = asked {
                 let mut next = locked(&self.next);
                 *next = (*next).max(later(asked));
             }

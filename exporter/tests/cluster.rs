@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use chrono::Utc;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
     let in_a_pod = || Room::may_be_made().and_then(|()| api_server::part());
     Suite::new()
         .claim_with("a_token_is_rotated_lost_and_found_without_a_restart", api_server::part(), with(rotated))
+        .claim_with("what_comes_late_is_not_waited_for_until_the_next_poll", api_server::part(), with(watched))
         .claim_with("what_the_cluster_refuses_is_told_in_its_words", api_server::part(), with(refused))
         .claim_with("a_database_config_and_its_secret_are_read_from_the_cluster", api_server::part(), with(database))
         .claim_with("the_usage_of_a_reports_resources_is_polled_as_the_cluster_says", api_server::part(), with(usage))
@@ -160,6 +162,35 @@ fn refused(cluster: &ApiServer) -> Result<()> {
         ensure!(!printed.contains("tok-") && !printed.contains(cluster.token()), "a secret is shown: {printed}");
     }
     ensure!(reports.asked().is_empty(), "it was asked all the same");
+    Ok(())
+}
+
+/// Polls are half a day apart, and a minute after one that failed.
+fn watched(cluster: &ApiServer) -> Result<()> {
+    let folder = tempfile::tempdir().context("make a folder")?;
+    let reports = Server::start(None, |asked| match asked.header("authorization") {
+        Some("Bearer tok-good") => Answer::new(200, REPORT),
+        _ => Answer::new(401, ""),
+    })?;
+    let url = reports.url("");
+    let secret =
+        |token: &str| cluster.put_secret(NAMESPACE, "watched", &[("server-url", url.as_str()), ("token", token)]);
+    let config = config(NAMESPACE, "watched").replace("300ms", "12h");
+    let (mut exporter, address) = start(folder.path(), &cluster.kubeconfig(folder.path())?, &config)?;
+    exporter.word_after("Secret finops/watched: no such secret")?;
+    shown(&address, "costream_source_up{source=\"azure\"} 0")?;
+    let began = Instant::now();
+    // It is there, is no good, and is mended.
+    secret("tok-bad")?;
+    until("it is turned down", || Ok((reports.asked().len() == 2).then_some(())))?;
+    secret("tok-good")?;
+    shown(&address, ROW)?;
+    shown(&address, "costream_source_up{source=\"azure\"} 1")?;
+    let took = began.elapsed();
+    ensure!(took < Duration::from_secs(50), "the next poll would have been as soon: {took:?}");
+    ensure!(reports.asked().len() == 3, "{:?}", reports.asked());
+    let printed = exporter.printed()?;
+    ensure!(!printed.contains("tok-") && !printed.contains(cluster.token()), "a secret is shown: {printed}");
     Ok(())
 }
 

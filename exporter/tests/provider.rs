@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::Request;
@@ -16,6 +17,7 @@ use costream_tests::azure_monitor::{self as stand_in, AzureMonitor};
 use costream_tests::server::{Answer, Server};
 use http_body_util::BodyExt as _;
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 const VM: &str = "/subscriptions/s1/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm";
@@ -99,7 +101,7 @@ impl House {
         std::fs::write(&path, config).expect("written");
         let mut exporter = Loaded::read(&path, Some(&self.path("resources"))).expect("a good file").exporter;
         exporter.spool_dir = self.path("spool");
-        exporter.retry_for.0 = std::time::Duration::ZERO;
+        exporter.retry_for.0 = Duration::ZERO;
         Exporter::start(exporter).await.expect("an exporter")
     }
 }
@@ -260,6 +262,41 @@ async fn what_is_missing_is_waited_for_and_the_report_goes_on() {
             points(CPU, &machines(1..=2), now)
         );
     }
+}
+
+/// Polls are half a day apart, and a minute after one that failed.
+#[tokio::test]
+async fn what_comes_late_is_not_waited_for_until_the_next_poll() {
+    let now = Utc::now();
+    let azure = azure(now);
+    let house = House::new();
+    std::fs::remove_file(house.path("resources/cpu.yaml")).expect("removed");
+    let exporter = house.start(CONFIG).await;
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn({
+        let (exporter, shutdown) = (exporter.clone(), shutdown.clone());
+        async move { exporter.run(shutdown).await }
+    });
+    let until = async |is: &dyn Fn(&str) -> bool| {
+        while !is(&get(&exporter, "/metrics", None).await) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    // Whom nothing ails is not mentioned to who asks so.
+    let down = "costream_source_up{source=\"azure\"} 0\n";
+    let comes = async {
+        until(&|metrics| metrics.contains(down)).await;
+        let began = Instant::now();
+        house.secret("report-endpoint", &azure.url(), "tok");
+        until(&|metrics| metrics.contains("\nbilled_cost{") && !metrics.contains(down)).await;
+        house.write("cpu", &cpu());
+        until(&|metrics| shown(metrics, "percentage_cpu") == points(CPU, &machines(1..=2), now)).await;
+        began.elapsed()
+    };
+    let took = tokio::time::timeout(Duration::from_secs(300), comes).await.expect("it is polled");
+    assert!(took < Duration::from_secs(50), "the next poll would have been as soon: {took:?}");
+    shutdown.cancel();
+    running.await.expect("it ends");
 }
 
 #[tokio::test]

@@ -185,7 +185,7 @@ impl Uploader {
                 table,
                 metric_type,
                 interval,
-                resources: inherited.resources.clone(),
+                resources: inherited.resources.for_one(),
             }))
         };
         let parts = inherited.scrapers.iter().map(part).collect::<Result<Vec<_>, _>>()?;
@@ -232,18 +232,24 @@ impl Part {
         let mut failed = Waits::new(FIRST_WAIT.min(self.interval), self.interval, None);
         loop {
             let started = Instant::now();
-            let wait = match self.measured(telemetry).await {
+            self.resources.forget();
+            match self.measured(telemetry).await {
                 Ok(Uploaded { records, left_out, .. }) => {
                     tracing::info!(table = self.table, records, left_out, "uploaded");
                     failed.reset();
-                    jittered(self.interval).saturating_sub(started.elapsed())
+                    sleep(jittered(self.interval).saturating_sub(started.elapsed())).await;
                 }
                 Err(error) => {
                     tracing::warn!(table = self.table, error = one_line(&error), "not all of it is uploaded");
-                    failed.next(error.retry_after()).unwrap_or(self.interval)
+                    let asked = error.retry_after();
+                    tokio::select! {
+                        () = sleep(failed.next(asked).unwrap_or(self.interval)) => {}
+                        () = self.resources.changed(), if asked.is_none() => {
+                            tracing::info!(table = self.table, "a resource that it was asked with has changed: again at once");
+                        }
+                    }
                 }
-            };
-            sleep(wait).await;
+            }
         }
     }
 

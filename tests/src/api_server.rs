@@ -197,8 +197,8 @@ impl ApiServer {
         let accounts = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts");
         self.put(&accounts, named("ServiceAccount", ACCOUNT, json!({})))?;
         let rules = json!([
-            {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]},
-            {"apiGroups": [GROUP], "resources": ["*"], "verbs": ["get", "list"]},
+            {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "watch"]},
+            {"apiGroups": [GROUP], "resources": ["*"], "verbs": ["get", "list", "watch"]},
         ]);
         self.put(&format!("{RBAC}/roles"), named("Role", ACCOUNT, json!({"rules": rules})))?;
         self.grant()?;

@@ -16,6 +16,7 @@ mod explain;
 mod provider;
 mod resource;
 mod variables;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -6,28 +6,31 @@
 //! `NAME` or `NAMESPACE/NAME` with a file for each key, as Kubernetes mounts them. At most [`MAX_FILES`] files of at
 //! most 1 MiB each are looked at.
 //!
-//! Why they are read anew, and not watched: a source is asked every few minutes at most, a Secret is one answer of a few
-//! kilobytes, and what was read is never older than the request that it is for, which no watch can promise. A
-//! server that turns a token down has it read once more ([`crate::http::client`] says how it is sent).
+//! They are read for each request, so that what is sent is never older than the request, which no watch can promise; a
+//! server that turns a token down has it read once more ([`crate::http::client`] says how it is sent). Who could do nothing with
+//! what there was is told when it changes ([`Resources::changed`]).
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
 use super::document::{self, Document, Spec};
+use super::watch::{self, Seen};
 use crate::config::{self, ConfigError};
 use crate::secret::kubernetes;
 use crate::secret::{ExposeSecret as _, KubernetesReason, SecretString};
 
 /// Most files of a directory of resources.
-const MAX_FILES: usize = 10_000;
+pub(super) const MAX_FILES: usize = 10_000;
 /// The largest of them, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -69,7 +72,7 @@ impl<'de> Deserialize<'de> for SecretText {
 }
 
 /// The kinds of resources that are referred to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Secret,
     DatabaseConfig,
@@ -90,7 +93,7 @@ impl Kind {
     }
 
     /// What the API calls those of our group.
-    fn plural(self) -> Option<&'static str> {
+    pub(super) fn plural(self) -> Option<&'static str> {
         match self {
             Self::Secret => None,
             Self::DatabaseConfig => Some("databaseconfigs"),
@@ -181,9 +184,11 @@ impl ResourceError {
 #[derive(Clone, Debug, Default)]
 pub struct Resources {
     /// Those of the configuration's own file.
-    given: Arc<Vec<Document>>,
+    pub(super) given: Arc<Vec<Document>>,
     /// Where the others are files.
-    dir: Option<PathBuf>,
+    pub(super) dir: Option<PathBuf>,
+    /// What was read of the directory and of the cluster.
+    pub(super) seen: Arc<Mutex<Seen>>,
 }
 
 /// The keys of a Secret and their texts, line breaks at their ends left out.
@@ -224,7 +229,7 @@ pub struct Login {
 
 impl Resources {
     pub(super) fn new(given: Vec<Document>, dir: Option<PathBuf>) -> Self {
-        Self { given: Arc::new(given), dir }
+        Self { given: Arc::new(given), dir, seen: Arc::default() }
     }
 
     /// Where a resource that does not stand in the configuration's own file is looked for.
@@ -247,8 +252,7 @@ impl Resources {
                 return Ok(secret);
             }
             Found::Nowhere => {
-                let read = kubernetes::object::<Secret>(None, of.namespace.as_deref(), &of.name).await;
-                let read = read.map_err(|source| cluster(Kind::Secret, of, source))?;
+                let read = self.object(Kind::Secret, of, |secret: &Secret| &secret.metadata).await?;
                 for (key, bytes) in read.data.unwrap_or_default() {
                     let text = String::from_utf8(bytes.0).map_err(|_| secret.wrong(format!("key {key} is no text")))?;
                     secret.insert(&key, &text);
@@ -294,13 +298,27 @@ impl Resources {
             Found::Nowhere => {
                 #[derive(Deserialize)]
                 struct Object {
+                    #[serde(default)]
+                    metadata: ObjectMeta,
                     spec: Option<Spec>,
                 }
-                let read = kubernetes::object::<Object>(kind.plural(), of.namespace.as_deref(), &of.name).await;
-                read.map_err(|source| cluster(kind, of, source))?.spec
+                self.object(kind, of, |object: &Object| &object.metadata).await?.spec
             }
         };
         spec.ok_or_else(|| incomplete(kind, of, "`spec` is missing"))
+    }
+
+    /// An object of the cluster; notes which version it is.
+    async fn object<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        of: &ObjectRef,
+        metadata: impl FnOnce(&T) -> &ObjectMeta,
+    ) -> Result<T, ResourceError> {
+        let read = kubernetes::object(kind.plural(), of.namespace.as_deref(), &of.name).await;
+        let version = read.as_ref().ok().and_then(|object| metadata(object).resource_version.clone());
+        self.seen().objects.insert((kind, of.clone()), version);
+        read.map_err(|source| ResourceError::Cluster { kind: kind.name(), of: of.clone(), source })
     }
 
     async fn document(&self, kind: Kind, of: &ObjectRef) -> Result<Found, ResourceError> {
@@ -311,18 +329,20 @@ impl Resources {
             return Ok(Found::Document(Box::new(document.clone())));
         }
         let Some(dir) = self.dir.clone() else { return Ok(Found::Nowhere) };
-        let asked = of.clone();
-        let looking = tokio::task::spawn_blocking(move || look(&dir, kind, &asked));
+        let (asked, resources) = (of.clone(), self.clone());
+        let looking = tokio::task::spawn_blocking(move || {
+            if resources.seen().files.is_none() {
+                let stamp = watch::stamp(&dir);
+                resources.seen().files = Some(stamp);
+            }
+            look(&dir, kind, &asked)
+        });
         looking.await.unwrap_or_else(|error| Err(incomplete(kind, of, &error.to_string())))
     }
 }
 
 pub(super) fn incomplete(kind: Kind, of: &ObjectRef, reason: &str) -> ResourceError {
     ResourceError::Incomplete { kind: kind.name(), of: of.clone(), reason: reason.to_owned() }
-}
-
-fn cluster(kind: Kind, of: &ObjectRef, source: KubernetesReason) -> ResourceError {
-    ResourceError::Cluster { kind: kind.name(), of: of.clone(), source }
 }
 
 /// What a look brought.

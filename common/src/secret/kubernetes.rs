@@ -3,8 +3,8 @@
 //! too: from the kubeconfig (`KUBECONFIG`, else `~/.kube/config`), or, where there is none,
 //! from the pod's service account. The role needs the verb `get` on `secrets` and no other.
 //!
-//! Holds one answer, at most [`MAX_ANSWER_BYTES`]. Does not list, watch or try again; gives up
-//! after [`READ_WITHIN`]. Nothing of a value, and nothing of a kubeconfig, gets into an error.
+//! Holds one answer, at most [`MAX_ANSWER_BYTES`]. Does not list or try again; gives up
+//! after [`READ_WITHIN`]. [`changed`] waits for another version of what was read. Nothing of a value, and nothing of a kubeconfig, gets into an error.
 //! That is why answers are read here: kube's own way logs the whole body of one that it cannot
 //! read, and its errors quote the line.
 //!
@@ -16,7 +16,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::http::StatusCode;
+use axum::http::{self, StatusCode};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use k8s_openapi::api::core::v1::Secret;
@@ -28,6 +28,10 @@ use kube::{Client, Config, Resource as _};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
+
+pub(crate) use self::watch::changed;
+
+mod watch;
 
 /// Where the API has the resources of Krateo's FinOps.
 const OURS: &str = "/apis/finops.krateo.io/v1";
@@ -203,12 +207,7 @@ pub(crate) async fn object<T: DeserializeOwned>(
     let late = |_| KubernetesReason::TimedOut(READ_WITHIN);
     let read = async {
         let client = connect(configured).await?;
-        let namespace = namespace.unwrap_or(client.default_namespace());
-        let path = match plural {
-            None => Secret::url_path(&(), Some(namespace)),
-            Some(plural) => format!("{OURS}/namespaces/{namespace}/{plural}"),
-        };
-        let got = get(&client, path, name).await;
+        let got = get(&client, path(&client, plural, namespace), name).await;
         got.map_err(|reason| match (reason, plural) {
             (KubernetesReason::NoSecret, Some(_)) => KubernetesReason::NoObject,
             (KubernetesReason::Forbidden(text), Some(_)) => {
@@ -218,6 +217,15 @@ pub(crate) async fn object<T: DeserializeOwned>(
         })
     };
     timeout_at(Instant::now() + READ_WITHIN, read).await.map_err(late).flatten()
+}
+
+/// Where objects are, by default in our own namespace.
+fn path(client: &Client, plural: Option<&str>, namespace: Option<&str>) -> String {
+    let namespace = namespace.unwrap_or(client.default_namespace());
+    match plural {
+        None => Secret::url_path(&(), Some(namespace)),
+        Some(plural) => format!("{OURS}/namespaces/{namespace}/{plural}"),
+    }
 }
 
 /// Whether a text can be the name of an object, or of a namespace: it reaches no other part of the API.
@@ -304,20 +312,32 @@ fn unusable(error: &kube::Error) -> String {
 async fn get<T: DeserializeOwned>(client: &Client, path: String, name: &str) -> Result<T, KubernetesReason> {
     let asked = Request::new(path.as_str()).get(name, &GetParams::default());
     let asked = asked.map_err(|error| KubernetesReason::NoCluster(format!("{path}/{name}: {error}")))?;
-    let answer = client.send(asked.map(Body::from)).await.map_err(|error| unreachable(&error))?;
+    let answer = send(client, asked).await?;
     let status = answer.status();
-    let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await.map_err(|error| {
+    let body = whole(answer.into_body()).await?;
+    if status != StatusCode::OK {
+        return Err(refused(status, &body));
+    }
+    parse(&body)
+}
+
+async fn send(client: &Client, asked: http::Request<Vec<u8>>) -> Result<http::Response<Body>, KubernetesReason> {
+    client.send(asked.map(Body::from)).await.map_err(|error| unreachable(&error))
+}
+
+async fn whole(body: Body) -> Result<Bytes, KubernetesReason> {
+    let whole = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|error| {
         if error.is::<LengthLimitError>() {
             KubernetesReason::TooLarge
         } else {
             KubernetesReason::Unreachable(crate::report::one_line(error.as_ref()))
         }
     })?;
-    let body = body.to_bytes();
-    if status != StatusCode::OK {
-        return Err(refused(status, &body));
-    }
-    serde_json::from_slice(&body)
+    Ok(whole.to_bytes())
+}
+
+fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, KubernetesReason> {
+    serde_json::from_slice(json)
         .map_err(|error| KubernetesReason::NotASecret { line: error.line(), column: error.column() })
 }
 

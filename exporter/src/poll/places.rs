@@ -17,6 +17,8 @@ const N_THREADS: usize = 512;
 const MAX_PLACES: usize = 128;
 /// Most days of usage that are asked for at once.
 const MAX_USAGE: usize = 128;
+/// Most sources that watch at once for a change of what has them fail: each takes connections.
+const MAX_WATCHING: usize = 32;
 // Some are left for who reads the spool, and for short work.
 const _: () = assert!(2 * MAX_PLACES + MAX_USAGE <= N_THREADS * 3 / 4);
 
@@ -27,6 +29,7 @@ pub(crate) struct Places {
     n_of_host: usize,
     all: Semaphore,
     usage: Semaphore,
+    watching: Semaphore,
     hosts: Mutex<BTreeMap<String, Arc<Semaphore>>>,
 }
 
@@ -40,13 +43,18 @@ impl Places {
     /// So many places, but at most [`MAX_PLACES`], of them so many for each host.
     pub(crate) fn new(n_places: usize, n_of_host: usize) -> Self {
         let n_places = n_places.min(MAX_PLACES);
-        let (all, usage) = (Semaphore::new(n_places), Semaphore::new(MAX_USAGE));
-        Self { n_places, n_of_host, all, usage, hosts: Mutex::default() }
+        let [all, usage, watching] = [n_places, MAX_USAGE, MAX_WATCHING].map(Semaphore::new);
+        Self { n_places, n_of_host, all, usage, watching, hosts: Mutex::default() }
     }
 
     /// Waits for a place to ask for a day of usage.
     pub(super) async fn take_for_usage(&self) -> Place<'_> {
         Place { _of_all: self.usage.acquire().await.ok(), _of_host: None }
+    }
+
+    /// Waits for a place to watch for a change.
+    pub(super) async fn take_to_watch(&self) -> Place<'_> {
+        Place { _of_all: self.watching.acquire().await.ok(), _of_host: None }
     }
 
     /// Waits for a place. The host's comes first: who waits for a slow host must not sit on a place of all.

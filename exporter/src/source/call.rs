@@ -34,6 +34,10 @@ impl Called {
         last.as_ref().map(|url| url.authority().to_owned())
     }
 
+    pub(super) fn resources(&self) -> &Resources {
+        &self.resources
+    }
+
     pub(super) fn item(&self, source: &SourceName) -> Result<Item, SourceError> {
         let scope = ScopeName::new(source.as_str())
             .map_err(|error| SourceError::Name { shown: self.shown.clone(), source: Some(error) })?;

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use costream_common::http::client::Validators;
+use costream_common::inherited::Resources;
 use costream_common::record::{ScopeName, SourceName};
 use serde::{Deserialize, Serialize};
 
@@ -179,6 +180,15 @@ impl Source {
     /// What is asked for usage; nothing when the source has reports.
     pub(crate) fn usage(&self) -> Option<&UsageFrom> {
         if let Place::Usage(from) = &self.place { Some(from) } else { None }
+    }
+
+    /// The resources of an inherited configuration that say how it is asked.
+    pub(crate) fn resources(&self) -> Option<&Resources> {
+        match &self.place {
+            Place::Call(called) => Some(called.resources()),
+            Place::Usage(UsageFrom::Provider(usage)) => Some(&usage.resources),
+            _ => None,
+        }
     }
 
     /// A report as it is there now, after one that had changed since it was looked for.

@@ -281,7 +281,11 @@ impl Polling {
                 let there: BTreeSet<&ScopeName> = items.iter().map(|item| &item.scope).collect();
                 let gone = gone(&polls.spool, name, &there);
                 let polled = futures::stream::iter(items).map(|item| self.poll_report(polls, item));
-                let outcomes = polled.buffered(polls.places.n_places).collect().await;
+                let mut outcomes: Vec<_> = polled.buffered(polls.places.n_places).collect().await;
+                for error in self.usage.iter().flat_map(Usage::end) {
+                    polls.telemetry.polled(name, Ended::Failed, began.elapsed());
+                    outcomes.push(PollOutcome { source: name.clone(), scope: None, result: Err(error.into()) });
+                }
                 (outcomes, gone)
             }
             Err(error) => {

@@ -264,6 +264,50 @@ async fn what_is_missing_is_waited_for_and_the_report_goes_on() {
     }
 }
 
+/// Of two metrics one cannot be asked for: its MetricConfig is missing, or it is wrong, or its server's Secret is missing, or
+/// has a token that is turned down.
+#[tokio::test]
+async fn what_is_missing_to_one_metric_keeps_no_other_back() {
+    let now = Utc::now();
+    let suffix = format!("resourceSuffix: '{METRICS}'");
+    let own = |secret: &str| format!("{suffix}, resourcePrefixAPI: {{endpointRef: {{name: {secret}}}}}");
+    for (net, says) in [
+        (None, "MetricConfig finops/net: there is none in "),
+        (
+            Some(metric("net", "Network In", &suffix, "week")),
+            "MetricConfig finops/net: `timespan`: unknown variant `week`",
+        ),
+        (Some(metric("net", "Network In", &own("nowhere"), "day")), "Secret finops/nowhere: there is none in "),
+        (Some(metric("net", "Network In", &own("stranger"), "day")), "ask http://127.0.0.1:"),
+    ] {
+        let (azure, other) = (azure(now - TimeDelta::hours(5)), AzureMonitor::start(now).expect("a stand-in"));
+        let house = House::new();
+        house.secret("report-endpoint", &azure.url(), "tok");
+        house.secret("stranger", &other.url(), "unknown");
+        let both = "{name: net, namespace: finops}, {name: cpu, namespace: finops}";
+        house.write("vms", &VMS.replace("{name: cpu, namespace: finops}", both));
+        if let Some(net) = net {
+            house.write("net", &net);
+        }
+        let exporter = house.start(CONFIG).await;
+        for _ in 0..2 {
+            let failed = poll(&exporter).await;
+            assert!(failed.len() == 1 && failed[0].starts_with(&format!("azure_res: {says}")), "{failed:?}");
+            let text = get(&exporter, "/metrics", None).await;
+            assert_eq!(shown(&text, "percentage_cpu"), points(CPU, &machines(1..=2), azure.world().now), "{says}");
+            assert!(text.contains("costream_source_up{source=\"azure_res\"} 0\n"), "{text}");
+            azure.world().now = now;
+        }
+        // It comes some hours later: of every day, from the first on, it is all there.
+        house.write("net", &metric("net", "Network In", &suffix, "day"));
+        assert_eq!(poll(&exporter).await, [""; 0]);
+        let text = get(&exporter, "/metrics", None).await;
+        for (name, metric) in [("percentage_cpu", CPU), ("network_in", "Network In")] {
+            assert_eq!(shown(&text, name), points(metric, &machines(1..=2), now), "{says}");
+        }
+    }
+}
+
 /// Polls are half a day apart, and a minute after one that failed.
 #[tokio::test]
 async fn what_comes_late_is_not_waited_for_until_the_next_poll() {

@@ -33,7 +33,7 @@ use crate::http::client::{Access, Client, ClientError, HeaderSource, Method, pub
 use crate::secret::{Held, KubernetesReason, SecretSource};
 
 pub use self::document::Generic;
-pub use self::provider::{MetricServer, ResourceMetric};
+pub use self::provider::{MetricServer, ProviderMetrics, ResourceMetric};
 pub use self::resource::{Login, ObjectRef, ResourceError, Resources};
 pub use self::variables::VariableError;
 

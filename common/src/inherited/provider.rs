@@ -1,6 +1,6 @@
 //! What is asked for the usage of a report's resources: a ProviderConfig in, the metrics of its ResourceConfigs out, each with
 //! the server that is asked for it. They are read anew for each poll ([`super::resource`]), so that one may come later, or
-//! change. All of them or none: of one that is missing it is said which. Holds the metrics.
+//! change. Of one that is missing it is said which, and the others go on. Holds the metrics.
 
 use super::Call;
 use super::document::Api;
@@ -10,6 +10,15 @@ use super::resource::{Kind, ObjectRef, ResourceError, Resources, incomplete};
 const TIMESPAN: &str = "month";
 /// From one point to the next when a MetricConfig does not say.
 const INTERVAL: &str = "PT15M";
+
+/// What a ProviderConfig asks for.
+#[derive(Debug, Default)]
+pub struct ProviderMetrics {
+    /// By the servers that are asked.
+    pub servers: Vec<MetricServer>,
+    /// What of it cannot be had.
+    pub failures: Vec<ResourceError>,
+}
 
 /// A server, and what it is asked.
 #[derive(Clone, Debug)]
@@ -42,34 +51,40 @@ impl Resources {
     /// them: the report's own, or what `endpoint.resourcePrefixAPI` says.
     ///
     /// # Errors
-    /// One of the resources cannot be had, or is wrong, or none of them names a metric.
-    pub async fn metric_servers(&self, of: &ObjectRef, report: &Call) -> Result<Vec<MetricServer>, ResourceError> {
+    /// The ProviderConfig cannot be had, or asks for nothing.
+    pub async fn provider_metrics(&self, of: &ObjectRef, report: &Call) -> Result<ProviderMetrics, ResourceError> {
         let mut servers: Vec<(Option<Api>, MetricServer)> = Vec::new();
+        let mut failures = Vec::new();
         let provider = self.spec(Kind::ProviderConfig, of).await?;
         for resource in provider.resources_ref.unwrap_or_default() {
             let resource = resource.beside(of);
-            let spec = self.spec(Kind::ResourceConfig, &resource).await?;
-            let resource_type = spec.resource_focus_name;
-            let resource_type = resource_type
-                .ok_or_else(|| incomplete(Kind::ResourceConfig, &resource, "spec.resourceFocusName is missing"))?;
-            for metric in spec.metrics_ref.unwrap_or_default() {
-                let (api, metric) = self.metric(metric.beside(&resource), &resource_type).await?;
-                match servers.iter_mut().find(|(of, _)| *of == api) {
-                    // Two ResourceConfigs may name the same.
-                    Some((_, server)) if server.metrics.contains(&metric) => {}
-                    Some((_, server)) => server.metrics.push(metric),
-                    None => {
-                        let call = api.as_ref().map_or_else(|| Ok(report.server()), |api| report.beside(api));
-                        let call = call.map_err(|reason| incomplete(Kind::MetricConfig, &metric.of, &reason))?;
-                        servers.push((api, MetricServer { call, metrics: vec![metric] }));
-                    }
+            let (resource_type, metrics) = match self.resource_config(&resource).await {
+                Ok(found) => found,
+                Err(error) => {
+                    failures.push(error);
+                    continue;
+                }
+            };
+            for metric in metrics {
+                let metric = self.metric(metric.beside(&resource), &resource_type).await;
+                if let Err(error) = metric.and_then(|(api, metric)| add(&mut servers, api, metric, report)) {
+                    failures.push(error);
                 }
             }
         }
-        if servers.is_empty() {
+        if servers.is_empty() && failures.is_empty() {
             return Err(incomplete(Kind::ProviderConfig, of, "it names no metric of any resource"));
         }
-        Ok(servers.into_iter().map(|(_, server)| server).collect())
+        Ok(ProviderMetrics { servers: servers.into_iter().map(|(_, server)| server).collect(), failures })
+    }
+
+    /// The type of resources that a ResourceConfig is about, and the MetricConfigs of these.
+    async fn resource_config(&self, of: &ObjectRef) -> Result<(String, Vec<ObjectRef>), ResourceError> {
+        let spec = self.spec(Kind::ResourceConfig, of).await?;
+        let resource_type = spec
+            .resource_focus_name
+            .ok_or_else(|| incomplete(Kind::ResourceConfig, of, "spec.resourceFocusName is missing"))?;
+        Ok((resource_type, spec.metrics_ref.unwrap_or_default()))
     }
 
     /// A MetricConfig, and the server that is its own.
@@ -90,4 +105,24 @@ impl Resources {
         };
         Ok((api, metric))
     }
+}
+
+/// Adds a metric to those of its server.
+fn add(
+    servers: &mut Vec<(Option<Api>, MetricServer)>,
+    api: Option<Api>,
+    metric: ResourceMetric,
+    report: &Call,
+) -> Result<(), ResourceError> {
+    match servers.iter_mut().find(|(of, _)| *of == api) {
+        // Two ResourceConfigs may name the same.
+        Some((_, server)) if server.metrics.contains(&metric) => {}
+        Some((_, server)) => server.metrics.push(metric),
+        None => {
+            let call = api.as_ref().map_or_else(|| Ok(report.server()), |api| report.beside(api));
+            let call = call.map_err(|reason| incomplete(Kind::MetricConfig, &metric.of, &reason))?;
+            servers.push((api, MetricServer { call, metrics: vec![metric] }));
+        }
+    }
+    Ok(())
 }

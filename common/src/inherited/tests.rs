@@ -152,7 +152,7 @@ async fn both_spellings_say_the_same() {
 
         let usage = exporter.usage.as_ref().expect("a provider");
         assert_eq!((usage.name.as_str(), usage.table.as_deref()), ("azure_res", Some("focus_table_res")));
-        let servers = resources.metric_servers(&usage.provider, &exporter.call).await.expect("metrics");
+        let servers = metric_servers(&resources, usage, exporter).await.expect("metrics");
         let [MetricServer { call, metrics }] = &servers[..] else { panic!("the report's own server") };
         let names: Vec<_> = metrics.iter().map(|m| (m.resource_type.as_str(), m.metric_name.as_str())).collect();
         assert_eq!(names, [("Virtual machine", "Percentage CPU"), ("Virtual machine", "Network")], "all of them");
@@ -162,6 +162,16 @@ async fn both_spellings_say_the_same() {
         assert_eq!(resolved.access.headers.keys().collect::<Vec<_>>(), ["X-Key"], "metrics come as JSON");
         assert_eq!((&call.verb, call.payload.as_str()), (&Method::GET, ""));
     }
+}
+
+/// Those of a ProviderConfig to which nothing is missing.
+async fn metric_servers(
+    resources: &Resources,
+    usage: &UsagePart,
+    of: &ExporterPart,
+) -> Result<Vec<MetricServer>, ResourceError> {
+    let mut found = resources.provider_metrics(&usage.provider, &of.call).await?;
+    found.failures.pop().map_or(Ok(found.servers), Err)
 }
 
 #[tokio::test]
@@ -175,7 +185,7 @@ async fn a_metric_may_have_a_server_of_its_own() {
     let servers = async |api: &str| {
         let (exporter, resources) = own(api);
         let usage = exporter.usage.as_ref().expect("a provider");
-        let servers = resources.metric_servers(&usage.provider, &exporter.call).await;
+        let servers = metric_servers(&resources, usage, &exporter).await;
         let mut shown = Vec::new();
         for server in servers.map_err(|error| one_line(&error))? {
             let resolved = server.call.resolve(&resources).await.map_err(|error| one_line(&error))?;
@@ -244,7 +254,7 @@ async fn what_is_missing_of_a_provider_is_named() {
         let read = parse(&text, Path::new("config.yaml"), Some(dir.path()), environment);
         let Inherited { exporters, resources, .. } = read.expect("good").expect("inherited");
         let usage = exporters[0].usage.as_ref().expect("a provider");
-        let error = resources.metric_servers(&usage.provider, &exporters[0].call).await.expect_err(says);
+        let error = metric_servers(&resources, usage, &exporters[0]).await.expect_err(says);
         assert!(one_line(&error).starts_with(says), "{}", one_line(&error));
     }
 }
@@ -299,7 +309,7 @@ async fn the_example_that_is_shipped_is_good() {
     }
     assert_eq!(urls, ["https://reports.example/exports/0000-1111/costs.csv", "http://127.0.0.1:2112/metrics"]);
     let usage = exporters[0].usage.as_ref().expect("a provider");
-    let servers = resources.metric_servers(&usage.provider, &exporters[0].call).await.expect("metrics");
+    let servers = metric_servers(&resources, usage, &exporters[0]).await.expect("metrics");
     assert_eq!(servers[0].metrics[0].metric_name, "Percentage CPU");
 }
 

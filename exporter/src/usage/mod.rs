@@ -12,6 +12,8 @@
 //!
 //! A series of which nothing came (its resource is gone, or was not answered for) keeps the points that it had. One
 //! resource that fails is told and stops nobody; without a token, or without a server, the poll fails and the last snapshots stay.
+//! Where a ProviderConfig names several servers, or something of it is missing, the rest goes on: the poll has failed
+//! all the same, and its days are asked for again until one has brought them whole.
 //!
 //! Peak memory: the ids of the resources, a few pointers a question, and an answer for each of
 //! `concurrent_requests`. Slowed by the disk, and by the subscription's budget.
@@ -24,7 +26,7 @@ mod server;
 mod token;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow::error::ArrowError;
@@ -34,12 +36,13 @@ use costream_common::inherited::{CallError, ObjectRef};
 use costream_common::record::{RowKind, ScopeKey, ScopeName, SourceName};
 use costream_common::report::one_line;
 use futures::StreamExt as _;
+use futures::future::ready;
 
 pub use self::ask::AskError;
 pub(crate) use self::budget::Subscriptions;
 use self::plan::{Piece, Plan, Question};
 use self::resources::Known;
-use self::server::{Server, Servers};
+use self::server::{Found, Server, Servers};
 pub use self::token::TokenError;
 use crate::config::azure_monitor::Resources;
 use crate::points::answer::{self, Answered};
@@ -81,6 +84,9 @@ pub enum UsageError {
     /// The server, or the way to it.
     #[error(transparent)]
     Ask(#[from] Box<AskError>),
+    /// Nobody is left to be asked.
+    #[error("every server that has something to answer has failed in this poll")]
+    NoServer,
     /// The spool.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -100,7 +106,7 @@ impl UsageError {
 
     /// Whether somebody else is to give, or to do, something first.
     pub fn is_missing(&self) -> bool {
-        matches!(self, Self::Call(_) | Self::Client(_) | Self::Metric { .. } | Self::Ask(_))
+        matches!(self, Self::Call(_) | Self::Client(_) | Self::Metric { .. } | Self::Ask(_) | Self::NoServer)
     }
 
     /// Whether it waits for another source's poll.
@@ -130,6 +136,8 @@ struct Told {
     digest: String,
     /// Questions that may be answered another time.
     open: u64,
+    /// Whether all was asked that is to be.
+    is_whole: bool,
     read_bytes: u64,
 }
 
@@ -147,6 +155,22 @@ struct Now {
     at: DateTime<Utc>,
     first_day: NaiveDate,
     plan: Arc<Plan>,
+    trouble: Arc<Mutex<Trouble>>,
+}
+
+/// What keeps a part of the questions from being asked.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// Servers that have failed, which are not asked again.
+    servers: Vec<Arc<Server>>,
+    /// What is to be told.
+    failures: Vec<UsageError>,
+}
+
+impl Trouble {
+    fn is_with(&self, server: &Arc<Server>) -> bool {
+        self.servers.iter().any(|failed| Arc::ptr_eq(failed, server))
+    }
 }
 
 impl Usage {
@@ -165,7 +189,8 @@ impl Usage {
     /// # Errors
     /// No resource is known yet, or not whom to ask, or the spool cannot be read.
     pub(crate) async fn begin(&self, spool: &Spool, now: DateTime<Utc>) -> Result<Vec<Item>, UsageError> {
-        let servers = self.servers.now().await?;
+        let Found { servers, failures } = self.servers.now().await?;
+        let trouble = Arc::new(Mutex::new(Trouble { servers: Vec::new(), failures }));
         let questions = servers.iter().flat_map(|server| &server.config.ask);
         let days = questions.flat_map(|question| &question.metrics).map(|metric| metric.timespan.days()).max();
         let spooled = spool.clone();
@@ -189,7 +214,7 @@ impl Usage {
             !is_over
         });
         let first_day = had.first_key_value().map_or(today, |(day, _)| *day).min(back(days)).max(back(MAX_DAYS_BACK));
-        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = Now { at: now, first_day, plan: Arc::new(plan) };
+        *locked(&self.now) = Now { at: now, first_day, plan: Arc::new(plan), trouble };
         let days = first_day.iter_days().take_while(|day| *day <= today);
         let item = |day: NaiveDate| {
             let scope = ScopeName::new(&day.to_string()).expect("a date has neither blanks nor control characters");
@@ -201,19 +226,26 @@ impl Usage {
         Ok(items)
     }
 
+    /// Ends a poll: what a part of it failed with.
+    pub(crate) fn end(&self) -> Vec<UsageError> {
+        std::mem::take(&mut locked(&locked(&self.now).trouble).failures)
+    }
+
     /// Asks for a day, unless it is settled.
     ///
     /// # Errors
     /// Nothing could be had; the last snapshot stays.
     pub(crate) async fn take(&self, item: &Item, around: Around<'_>) -> Result<Taken, UsageError> {
-        let Now { at, first_day, plan } = self.now.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let now = locked(&self.now).clone();
+        let Now { at, first_day, plan, .. } = &now;
+        let (at, first_day) = (*at, *first_day);
         let day = day(&item.scope).unwrap_or(first_day);
         let ends = day.succ_opt().unwrap_or(day).and_time(NaiveTime::MIN).and_utc();
         let key = ScopeKey { source: self.source.clone(), scope: item.scope.clone() };
         let last = around.spool.get(&key);
         if let Some(last) = &last
             && let Some(asked) = last.seen().usage()
-            && !self.is_due(asked, ends, at, &plan)
+            && !self.is_due(asked, ends, at, plan)
         {
             return Ok(Taken { generation: Arc::clone(last), changed: false, read_bytes: 0 });
         }
@@ -226,8 +258,8 @@ impl Usage {
         };
         let kind = RowKind::Points { table: self.servers.common().table.clone() };
         let intake = Intake::begin(around.spool, key, item.shown.clone(), points::schema(), kind);
-        let asking = self.answers(&plan, piece, &around, &intake, is_ours, last.as_ref()).await;
-        let Told { counted, digest, open, read_bytes } = match asking {
+        let asking = self.answers(&now, piece, &around, &intake, is_ours, last.as_ref()).await;
+        let Told { counted, digest, open, is_whole, read_bytes } = match asking {
             Ok(answers) => answers,
             Err(error) => {
                 // Why there are no answers says more than what became of the file.
@@ -236,6 +268,8 @@ impl Usage {
             }
         };
         around.telemetry.read(&self.source, read_bytes);
+        let asked_whole = || last.as_ref().and_then(|last| last.seen().usage().map(|asked| asked.at));
+        let at = if is_whole { at } else { asked_whole().unwrap_or(day.and_time(NaiveTime::MIN).and_utc()) };
         let seen = Seen::of_usage(AskedUsage { at, plan: plan.digest.clone(), open }, digest, read_bytes);
         let facts = ReportFacts {
             seen,
@@ -260,7 +294,7 @@ impl Usage {
     /// Brings the answers, and what is kept of the last snapshot, to the disk.
     async fn answers(
         &self,
-        plan: &Plan,
+        Now { plan, trouble, .. }: &Now,
         piece: Piece,
         around: &Around<'_>,
         intake: &Intake,
@@ -269,23 +303,35 @@ impl Usage {
     ) -> Result<Told, UsageError> {
         let mut points = Points::new();
         let mut has_come: HashSet<(Arc<str>, Arc<str>)> = HashSet::new();
-        let (mut read_bytes, mut unanswered, mut open, mut failure) = (0, 0, 0, None);
+        let (mut read_bytes, mut n_answered, mut open) = (0, 0, 0);
+        let (mut failure, mut of_servers) = (None, Vec::new());
         // By their places: a closure over borrowed questions is not general enough for a task.
         let places = futures::stream::iter(0..plan.questions.len());
-        let asked = places.map(|at| self.answer(&plan.questions[at], piece, around));
-        let mut answers = asked.buffered(self.servers.common().concurrent_requests.get());
-        while let Some(answered) = answers.next().await {
+        let places = places.filter(|at| ready(!locked(trouble).is_with(&plan.questions[*at].server)));
+        let asked = places.map(|at| async move { (at, self.answer(&plan.questions[at], piece, around).await) });
+        let mut answers = std::pin::pin!(asked.buffered(self.servers.common().concurrent_requests.get()));
+        while let Some((at, answered)) = answers.next().await {
             let (answered, bytes) = match answered {
                 Ok(answered) => answered,
-                Err(error) if error.concerns_all() => return Err(Box::new(error).into()),
+                Err(error) if error.concerns_all() => {
+                    if plan.is_of_one_server() {
+                        return Err(Box::new(error).into());
+                    }
+                    let server = &plan.questions[at].server;
+                    if !locked(trouble).is_with(server) {
+                        locked(trouble).servers.push(Arc::clone(server));
+                        of_servers.push(error);
+                    }
+                    continue;
+                }
                 Err(error) => {
                     tracing::warn!(source = %self.source, day = %piece.day, error = one_line(&error), "a question was not answered; the others go on");
-                    unanswered += 1;
                     open += u64::from(error.may_pass());
                     failure.get_or_insert(error);
                     continue;
                 }
             };
+            n_answered += 1;
             read_bytes += bytes;
             for point in &answered.points {
                 points.take(point, &is_ours)?;
@@ -295,9 +341,17 @@ impl Usage {
                 intake.add_all(points.ready()).await;
             }
         }
-        if let Some(error) = failure.filter(|_| unanswered == plan.questions.len() as u64) {
-            return Err(Box::new(error).into());
+        let unanswered = plan.questions.len() as u64 - n_answered;
+        if n_answered == 0 && unanswered > 0 {
+            let error = of_servers.pop().or(failure);
+            return Err(error.map_or(UsageError::NoServer, |error| Box::new(error).into()));
         }
+        let is_whole = {
+            let mut trouble = locked(trouble);
+            let is_whole = trouble.failures.is_empty() && trouble.servers.is_empty();
+            trouble.failures.extend(of_servers.into_iter().map(|error| Box::new(error).into()));
+            is_whole
+        };
         for batch in last.map(|last| last.records()).transpose()?.into_iter().flatten() {
             let batch = batch?;
             for row in points::rows(&batch) {
@@ -314,7 +368,7 @@ impl Usage {
         if unanswered > 0 {
             counted.insert(UNANSWERED.to_owned(), unanswered);
         }
-        Ok(Told { counted, digest, open, read_bytes })
+        Ok(Told { counted, digest, open, is_whole, read_bytes })
     }
 
     async fn answer(
@@ -334,6 +388,11 @@ impl Usage {
         }
         Ok((answered, body.len() as u64))
     }
+}
+
+/// Holders of these locks only copy values in and out.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The day that a scope is; nothing for other scopes.

@@ -118,6 +118,11 @@ impl Plan {
         }
         Self { questions, digest: format!("{:x}", digest.finalize()) }
     }
+
+    /// Whether nobody goes on when one server fails.
+    pub(super) fn is_of_one_server(&self) -> bool {
+        self.questions.windows(2).all(|pair| Arc::ptr_eq(&pair[0].server, &pair[1].server))
+    }
 }
 
 /// The metrics that one question can be about, in order of their first.

@@ -5,10 +5,11 @@
 use std::sync::Arc;
 
 use costream_common::http::client::{ClientError, public_url};
-use costream_common::inherited::{CallError, MetricServer, ResourceMetric};
+use costream_common::inherited::{Call, CallError, MetricServer, ResourceMetric};
 use serde::Deserialize as _;
 use serde::de::IntoDeserializer as _;
 use serde::de::value::{Error as ValueError, StrDeserializer};
+use url::Url;
 
 use super::UsageError;
 use super::ask::{Asker, Endpoint};
@@ -34,6 +35,13 @@ impl Server {
         let budget = Budget::new(config.requests_per_hour.get(), subscriptions);
         Ok(Self { asker: Asker::new(&config, budget)?, config })
     }
+}
+
+/// Whom a poll asks.
+pub(super) struct Found {
+    pub(super) servers: Vec<Arc<Server>>,
+    /// What keeps some metrics from being asked for.
+    pub(super) failures: Vec<UsageError>,
 }
 
 /// Where a poll has its servers from.
@@ -78,55 +86,74 @@ impl Servers {
     /// Those of the poll that begins.
     ///
     /// # Errors
-    /// Something that says it cannot be had, or is wrong.
-    pub(super) async fn now(&self) -> Result<Vec<Arc<Server>>, UsageError> {
+    /// What says who they are cannot be had, or none of them.
+    pub(super) async fn now(&self) -> Result<Found, UsageError> {
         let (usage, common, budget) = match self {
-            Self::One(server) => return Ok(vec![Arc::clone(server)]),
+            Self::One(server) => return Ok(Found { servers: vec![Arc::clone(server)], failures: Vec::new() }),
             Self::OfProvider { usage, common, budget } => (usage, common, budget),
         };
-        let named = usage.resources.metric_servers(&usage.provider, &usage.report).await;
-        let mut servers = Vec::new();
-        for MetricServer { call, metrics } in named.map_err(|error| Box::new(CallError::from(error)))? {
-            let ask = questions(usage, &metrics)?;
-            let resolved = call.resolve(&usage.resources).await.map_err(Box::new)?;
-            let base_url = resolved.url.clone();
-            if resolved.debug {
-                let metrics = metrics.iter().map(|metric| metric.metric_name.as_str()).collect::<Vec<_>>();
-                tracing::info!(
-                    url = public_url(&base_url),
-                    ?metrics,
-                    proxy = resolved.proxy.is_some(),
-                    "asks for usage"
-                );
+        let named = usage.resources.provider_metrics(&usage.provider, &usage.report).await;
+        let named = named.map_err(|error| Box::new(CallError::from(error)))?;
+        let missing = named.failures.into_iter().map(|error| Box::new(CallError::from(error)).into());
+        let mut found = Found { servers: Vec::new(), failures: missing.collect() };
+        for MetricServer { call, metrics } in named.servers {
+            let ask = questions(usage, &metrics, &mut found.failures);
+            match asker(usage, call, &metrics, budget).await {
+                Ok((base_url, asker)) => found.servers.push(Arc::new(Server {
+                    config: AzureMonitor { base_url, ask, ..AzureMonitor::clone(common) },
+                    asker,
+                })),
+                Err(error) => found.failures.push(error),
             }
-            let client = resolved.client()?;
-            if client.is_insecure() {
-                tracing::warn!(url = public_url(&base_url), "insecure: whoever answers is believed");
-            }
-            let endpoint = Endpoint { call, resources: usage.resources.clone(), server: base_url.origin() };
-            let asker = Asker::of_endpoint(client, endpoint, budget.clone());
-            servers.push(Arc::new(Server {
-                config: AzureMonitor { base_url, ask, ..AzureMonitor::clone(common) },
-                asker,
-            }));
         }
-        Ok(servers)
+        let is_nobody = found.servers.iter().all(|server| server.config.ask.is_empty());
+        if is_nobody && !found.failures.is_empty() {
+            return Err(found.failures.swap_remove(0));
+        }
+        Ok(found)
     }
 }
 
-/// What is asked of the resources of each type.
-fn questions(usage: &ProviderUsage, metrics: &[ResourceMetric]) -> Result<Vec<Question>, UsageError> {
+/// Who asks a server that a Secret names, and where that is.
+async fn asker(
+    usage: &ProviderUsage,
+    call: Call,
+    metrics: &[ResourceMetric],
+    budget: &Budget,
+) -> Result<(Url, Asker), UsageError> {
+    let resolved = call.resolve(&usage.resources).await.map_err(Box::new)?;
+    let base_url = resolved.url.clone();
+    if resolved.debug {
+        let metrics = metrics.iter().map(|metric| metric.metric_name.as_str()).collect::<Vec<_>>();
+        tracing::info!(url = public_url(&base_url), ?metrics, proxy = resolved.proxy.is_some(), "asks for usage");
+    }
+    let client = resolved.client()?;
+    if client.is_insecure() {
+        tracing::warn!(url = public_url(&base_url), "insecure: whoever answers is believed");
+    }
+    let endpoint = Endpoint { call, resources: usage.resources.clone(), server: base_url.origin() };
+    Ok((base_url, Asker::of_endpoint(client, endpoint, budget.clone())))
+}
+
+/// What is asked of the resources of each type; metrics that cannot be are told.
+fn questions(usage: &ProviderUsage, metrics: &[ResourceMetric], failures: &mut Vec<UsageError>) -> Vec<Question> {
     let mut questions: Vec<Question> = Vec::new();
     for metric in metrics {
         let of = FromCosts { source: Some(usage.costs.clone()), resource_type: metric.resource_type.clone() };
-        let metric = asked(metric)?;
+        let metric = match asked(metric) {
+            Ok(metric) => metric,
+            Err(error) => {
+                failures.push(error);
+                continue;
+            }
+        };
         let same = |question: &&mut Question| matches!(&question.of, Resources::FromCosts(other) if *other == of);
         match questions.iter_mut().find(same) {
             Some(question) => question.metrics.push(metric),
             None => questions.push(Question { of: Resources::FromCosts(of), metrics: vec![metric] }),
         }
     }
-    Ok(questions)
+    questions
 }
 
 fn asked(metric: &ResourceMetric) -> Result<Metric, UsageError> {

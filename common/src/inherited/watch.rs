@@ -101,6 +101,7 @@ pub(super) fn stamp(dir: &Path) -> u64 {
     files.hash(&mut stamp);
     stamp.finish()
 }
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;

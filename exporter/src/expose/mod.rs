@@ -12,6 +12,7 @@
 //! `/metrics` changes with the bill and the sources' states, not with the process's own telemetry.
 
 mod body;
+mod chunks;
 mod metrics;
 mod points;
 mod records;
@@ -35,6 +36,7 @@ use futures::{StreamExt as _, stream};
 use serde::Deserialize;
 
 use self::body::{Refusal, all, answer, pulled, refused};
+use self::chunks::Chunks;
 use self::metrics::{Shown, SourceState};
 use self::points::PointsText;
 use self::records::{Arrow, Rows, Text};
@@ -99,8 +101,8 @@ async fn metrics(State(inner): State<Arc<Inner>>, headers: HeaderMap) -> Respons
     let current = polls.spool.current();
     // Rows say of which source they are where another one's could be the same series.
     let several = |of: fn(&Polling) -> bool| inner.sources.iter().filter(|polling| of(polling)).nth(1).is_some();
-    let costs = RowsText::new(current.clone(), several(Polling::is_of_charges));
-    let rows = costs.chain(PointsText::new(current, several(Polling::is_of_points)));
+    let costs = Chunks::of(RowsText::new(current.clone(), several(Polling::is_of_charges)));
+    let rows = costs.chain(Chunks::of(PointsText::new(current, several(Polling::is_of_points))));
     let is_down = |source: &SourceState| source.status.up == Some(false);
     let rest = if is_bare {
         let mut writer = TextWriter::new(format);

@@ -1,24 +1,22 @@
 //! The points of usage of `/metrics` as the inherited exporters have them: snapshots of points in, chunks of text out, a
 //! sample a point, the samples of a metric together. For that the snapshots are read once for each metric, and nothing but
-//! a batch and about [`CHUNK_BYTES`] of text is held.
+//! a batch and a chunk is held.
 
 use std::sync::Arc;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, BytesMut};
 use chrono::{DateTime, SecondsFormat};
 use costream_common::exposition::escape::escape_value;
 use costream_common::record::{POINT_KEY, RowKind, X_SOURCE};
 
+use super::chunks::Write;
 use super::records::RecordsError;
 use crate::points::last::exposed_name;
 use crate::points::{Row, rows};
 use crate::rows::go_float;
 use crate::snapshot::{Batches, Generation};
 
-/// About the size of a chunk of text.
-const CHUNK_BYTES: usize = 256 << 10;
-
-/// The chunks of the points.
+/// Writes the points.
 pub(super) struct PointsText {
     generations: Vec<Arc<Generation>>,
     /// Whether each sample says of which source it is, since there are several.
@@ -30,21 +28,21 @@ pub(super) struct PointsText {
     /// The generation that is read, and its batches.
     at: usize,
     open: Option<Batches>,
-    text: BytesMut,
 }
 
 impl PointsText {
     pub(super) fn new(generations: Vec<Arc<Generation>>, with_source: bool) -> Self {
         let is_usage = |generation: &Arc<Generation>| matches!(generation.snapshot().kind, RowKind::Points { .. });
         let generations = generations.into_iter().filter(is_usage).collect();
-        Self { generations, with_source, family: None, next_family: None, at: 0, open: None, text: BytesMut::new() }
+        Self { generations, with_source, family: None, next_family: None, at: 0, open: None }
     }
+}
 
-    /// Writes some more; says whether there is more.
-    fn step(&mut self) -> Result<bool, RecordsError> {
+impl Write for PointsText {
+    fn step(&mut self, text: &mut BytesMut) -> Result<bool, RecordsError> {
         let Some(generation) = self.generations.get(self.at).map(Arc::clone) else {
             let Some(family) = self.next_family.take() else { return Ok(false) };
-            self.text.put_slice(format!("# HELP {family} \n# TYPE {family} gauge\n").as_bytes());
+            text.put_slice(format!("# HELP {family} \n# TYPE {family} gauge\n").as_bytes());
             (self.family, self.at) = (Some(family), 0);
             return Ok(true);
         };
@@ -60,7 +58,7 @@ impl PointsText {
             let name = exposed_name(row.metric);
             if self.family.as_ref() == Some(&name) {
                 let source = self.with_source.then_some(generation.key().source.as_str());
-                write(&mut self.text, &name, &row, source);
+                write(text, &name, &row, source);
             } else if self.family.as_ref().is_none_or(|family| name > *family)
                 && self.next_family.as_ref().is_none_or(|next| name < *next)
             {
@@ -94,24 +92,4 @@ fn write(text: &mut BytesMut, name: &str, row: &Row<'_>, source: Option<&str>) {
         before = ",";
     }
     text.put_slice(format!("}} {}\n", go_float(row.average.to_f64())).as_bytes());
-}
-
-impl Iterator for PointsText {
-    type Item = Result<Bytes, RecordsError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        while self.text.len() < CHUNK_BYTES {
-            match self.step() {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => {
-                    (self.open, self.generations, self.next_family) = (None, Vec::new(), None);
-                    self.text.clear();
-                    return Some(Err(error));
-                }
-            }
-        }
-        let chunk = self.text.split().freeze();
-        (!chunk.is_empty()).then_some(Ok(chunk))
-    }
 }

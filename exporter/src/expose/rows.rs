@@ -1,33 +1,31 @@
 //! The rows of `/metrics` as the inherited exporters have them: the files of [`crate::rows`] in, chunks of text out, a
-//! sample a series. Rows of one series are one sample, their sum. Holds a batch, and about [`CHUNK_BYTES`] of text.
+//! sample a series. Rows of one series are one sample, their sum. Holds a batch, and a chunk.
 
 use std::sync::Arc;
 
 use arrow::array::{Array as _, AsArray, RecordBatch};
 use arrow::datatypes::Decimal128Type;
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, BytesMut};
 use costream_common::exposition::escape::escape_value;
 use costream_common::money::Amount;
 use costream_common::record::X_SOURCE;
 
+use super::chunks::{CHUNK_BYTES, Write};
 use super::records::RecordsError;
 use crate::rows::{Shown, go_float};
 use crate::snapshot::{Batches, Generation, SpoolError};
 
-/// About the size of a chunk of text.
-const CHUNK_BYTES: usize = 256 << 10;
 /// What stands before the samples, as Go's client library writes it.
 const FAMILY: &str = "# HELP billed_cost \n# TYPE billed_cost gauge\n";
 const SAMPLE: &str = "billed_cost{";
 
-/// The chunks of the rows.
+/// Writes the rows.
 pub(super) struct RowsText {
     generations: std::vec::IntoIter<Arc<Generation>>,
     /// Whether each sample says of which source it is, since there are several.
     with_source: bool,
     open: Option<Open>,
     is_begun: bool,
-    text: BytesMut,
 }
 
 /// A snapshot that is being read.
@@ -43,11 +41,12 @@ struct Open {
 
 impl RowsText {
     pub(super) fn new(generations: Vec<Arc<Generation>>, with_source: bool) -> Self {
-        Self { generations: generations.into_iter(), with_source, open: None, is_begun: false, text: BytesMut::new() }
+        Self { generations: generations.into_iter(), with_source, open: None, is_begun: false }
     }
+}
 
-    /// Writes some more; says whether there is more.
-    fn step(&mut self) -> Result<bool, RecordsError> {
+impl Write for RowsText {
+    fn step(&mut self, text: &mut BytesMut) -> Result<bool, RecordsError> {
         let Some(open) = &mut self.open else {
             let Some(generation) = self.generations.next() else { return Ok(false) };
             if let Some((batches, shown)) = generation.rows()? {
@@ -72,43 +71,23 @@ impl RowsText {
         let labels = batch.column(0).as_string::<i32>();
         let billed = batch.column(1).as_primitive::<Decimal128Type>();
         let mut row = from;
-        while row < batch.num_rows() && self.text.len() < CHUNK_BYTES {
+        while row < batch.num_rows() && text.len() < CHUNK_BYTES {
             let own = billed.is_valid(row).then(|| Amount::from_units(billed.value(row))).flatten();
             let value = open.shown.value(own).map_err(SpoolError::twins)?;
             if let Some(value) = value {
                 if !self.is_begun {
-                    self.text.put_slice(FAMILY.as_bytes());
+                    text.put_slice(FAMILY.as_bytes());
                     self.is_begun = true;
                 }
                 for part in
                     [SAMPLE.as_bytes(), labels.value(row).as_bytes(), &open.end, go_float(value).as_bytes(), b"\n"]
                 {
-                    self.text.put_slice(part);
+                    text.put_slice(part);
                 }
             }
             row += 1;
         }
         open.batch = (row < batch.num_rows()).then_some((batch, row));
         Ok(true)
-    }
-}
-
-impl Iterator for RowsText {
-    type Item = Result<Bytes, RecordsError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        while self.text.len() < CHUNK_BYTES {
-            match self.step() {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => {
-                    (self.open, self.generations) = (None, Vec::new().into_iter());
-                    self.text.clear();
-                    return Some(Err(error));
-                }
-            }
-        }
-        let chunk = self.text.split().freeze();
-        (!chunk.is_empty()).then_some(Ok(chunk))
     }
 }

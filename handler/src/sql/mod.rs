@@ -76,7 +76,7 @@ use self::write::{Done, Writer};
 use crate::auth::{Caller, Right};
 use crate::ident::TableName;
 use crate::store::declared::{create_statement, quoted};
-use crate::store::{Query, Store, StoreEdit, StoreRead, TableInfo};
+use crate::store::{Query, Store, StoreEdit, StoreRead, TableInfo, text};
 use costream_common::config::Span;
 
 /// The release of CrateDB whose answers ours are like.
@@ -475,8 +475,8 @@ async fn stream(
         planned => planned?,
     };
     let columns = columns.filter(|columns| columns.len() == plan.schema().fields().len());
-    let stream = DataFrame::new(state, plan).execute_stream().await?;
-    Ok((columns, stream))
+    let rows = DataFrame::new(state, plan).execute_stream().await?;
+    Ok((columns, text::owned(rows)))
 }
 
 /// The store's session with the settings that keep amounts decimal and times in UTC, and with

@@ -24,6 +24,7 @@ pub mod conformance;
 pub mod declared;
 pub mod delta;
 mod edit;
+pub(crate) mod text;
 
 use std::error::Error;
 use std::sync::Arc;

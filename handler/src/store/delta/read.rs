@@ -28,7 +28,7 @@ use deltalake::delta_datafusion::{DeltaScanConfig, DeltaScanNext};
 use super::sum::CheckedSum;
 use super::{DeltaOptions, Shared, edit};
 use crate::ident::TableName;
-use crate::store::{Declared, Query, StoreError, TableInfo};
+use crate::store::{Declared, Query, StoreError, TableInfo, text};
 
 /// The catalog's and the schema's name, as CrateDB calls them.
 const CATALOG: &str = "crate";
@@ -61,8 +61,8 @@ pub(super) fn base_session(options: &DeltaOptions) -> Result<SessionState, DataF
     // What a sort sets aside for merging what it spilled: some of them must fit beside each other.
     settings.execution.sort_spill_reservation_bytes =
         (options.query_memory_bytes / 64).min(settings.execution.sort_spill_reservation_bytes);
-    // One type for text, whatever it was stored as.
-    settings.execution.parquet.schema_force_view_types = false;
+    // Text is seen where it was read, and copied only into answers.
+    settings.execution.parquet.schema_force_view_types = true;
     // deltalake 1.1's scan of partition columns alone takes a limit from this rule and forgets it
     // (`SELECT x_source FROM costs LIMIT 1`); what the logical plan pushes down is enough.
     let rules = PhysicalOptimizer::new().rules.into_iter().filter(|rule| rule.name() != "LimitPushdown").collect();
@@ -97,7 +97,7 @@ pub(super) async fn query(store: &Arc<Shared>, query: Query) -> Result<SendableR
     if !query.params.is_empty() {
         frame = frame.with_param_values(ParamValues::from(query.params))?;
     }
-    frame.execute_stream().await.map_err(ours)
+    frame.execute_stream().await.map_err(ours).map(text::owned)
 }
 
 /// An error of ours that went through DataFusion comes back as itself.
@@ -197,7 +197,7 @@ fn provider(store: &Shared, state: &DeltaTable) -> Result<Option<Arc<dyn TablePr
     state.update_datafusion_session(&store.session)?;
     let snapshot = state.snapshot().map_err(DataFusionError::from)?.snapshot().clone();
     let mut config = DeltaScanConfig::new().with_wrap_partition_values(false);
-    config.schema_force_view_types = false;
+    config.schema_force_view_types = true;
     let stored: Arc<dyn TableProvider> = Arc::new(DeltaScanNext::new(snapshot, config)?);
     match declared {
         Some(declared) => Ok(Some(Arc::new(shown(stored, &declared)?))),

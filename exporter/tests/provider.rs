@@ -140,6 +140,11 @@ fn asked(azure: &AzureMonitor) -> BTreeSet<(String, String)> {
     parts.collect()
 }
 
+/// Some hours before a time, and of the same day: a poll goes back to the day before its own.
+fn earlier(now: DateTime<Utc>) -> DateTime<Utc> {
+    (now - TimeDelta::hours(5)).max(now.duration_trunc(TimeDelta::days(1)).expect("a day"))
+}
+
 /// The times of the points since yesterday began.
 fn times(until: DateTime<Utc>) -> impl Iterator<Item = DateTime<Utc>> {
     let yesterday = until.duration_trunc(TimeDelta::days(1)).expect("a day") - TimeDelta::days(1);
@@ -280,7 +285,7 @@ async fn what_is_missing_to_one_metric_keeps_no_other_back() {
         (Some(metric("net", "Network In", &own("nowhere"), "day")), "Secret finops/nowhere: there is none in "),
         (Some(metric("net", "Network In", &own("stranger"), "day")), "ask http://127.0.0.1:"),
     ] {
-        let (azure, other) = (azure(now - TimeDelta::hours(5)), AzureMonitor::start(now).expect("a stand-in"));
+        let (azure, other) = (azure(earlier(now)), AzureMonitor::start(now).expect("a stand-in"));
         let house = House::new();
         house.secret("report-endpoint", &azure.url(), "tok");
         house.secret("stranger", &other.url(), "unknown");
@@ -434,12 +439,12 @@ async fn a_token_that_is_rotated_within_a_poll_is_read_anew_once() {
 #[tokio::test]
 async fn polls_leave_neither_hole_nor_overlap_whatever_comes_between() {
     let now = Utc::now();
-    let azure = azure(now - TimeDelta::hours(5));
+    let azure = azure(earlier(now));
     let house = House::new();
     house.secret("report-endpoint", &azure.url(), "tok");
     let exporter = house.start(CONFIG).await;
     assert_eq!(poll(&exporter).await, [""; 0]);
-    let before = points(CPU, &machines(1..=2), now - TimeDelta::hours(5));
+    let before = points(CPU, &machines(1..=2), earlier(now));
     assert_eq!(shown(&get(&exporter, "/metrics", None).await, "percentage_cpu"), before);
     exporter.close().await;
     // Another process, to which at first nothing is answered.

@@ -140,6 +140,11 @@ fn asked(azure: &AzureMonitor) -> BTreeSet<(String, String)> {
     parts.collect()
 }
 
+/// How often it was asked for metrics.
+fn asked_times(azure: &AzureMonitor) -> usize {
+    azure.asked().iter().filter(|asked| asked.target != "/costs.csv").count()
+}
+
 /// Some hours before a time, and of the same day: a poll goes back to the day before its own.
 fn earlier(now: DateTime<Utc>) -> DateTime<Utc> {
     (now - TimeDelta::hours(5)).max(now.duration_trunc(TimeDelta::days(1)).expect("a day"))
@@ -295,13 +300,18 @@ async fn what_is_missing_to_one_metric_keeps_no_other_back() {
             house.write("net", &net);
         }
         let exporter = house.start(CONFIG).await;
+        let mut n_asked = Vec::new();
         for _ in 0..2 {
             let failed = poll(&exporter).await;
             assert!(failed.len() == 1 && failed[0].starts_with(&format!("azure_res: {says}")), "{failed:?}");
             let text = get(&exporter, "/metrics", None).await;
             assert_eq!(shown(&text, "percentage_cpu"), points(CPU, &machines(1..=2), azure.world().now), "{says}");
             assert!(text.contains("costream_source_up{source=\"azure_res\"} 0\n"), "{text}");
+            n_asked.push(asked_times(&azure));
             azure.world().now = now;
+        }
+        if !says.starts_with("ask ") {
+            assert_eq!(n_asked, [4, 6], "two machines on two days, and then today alone: yesterday has no more to say");
         }
         // It comes some hours later: of every day, from the first on, it is all there.
         house.write("net", &metric("net", "Network In", &suffix, "day"));

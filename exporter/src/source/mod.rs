@@ -112,6 +112,9 @@ pub(crate) struct AskedUsage {
     pub(crate) plan: String,
     /// Questions that were not answered, and may be when they are asked again.
     pub(crate) open: u64,
+    /// Whether the plan was not all that is to be asked.
+    #[serde(default)]
+    pub(crate) is_partial: bool,
 }
 
 impl Seen {

@@ -13,7 +13,7 @@
 //! A series of which nothing came (its resource is gone, or was not answered for) keeps the points that it had. One
 //! resource that fails is told and stops nobody; without a token, or without a server, the poll fails and the last snapshots stay.
 //! Where a ProviderConfig names several servers, or something of it is missing, the rest goes on: the poll has failed
-//! all the same, and its days are asked for again until one has brought them whole.
+//! all the same. Its days are asked for again when what was missing has come, and while a server fails.
 //!
 //! Peak memory: the ids of the resources, a few pointers a question, and an answer for each of
 //! `concurrent_requests`. Slowed by the disk, and by the subscription's budget.
@@ -136,7 +136,9 @@ struct Told {
     digest: String,
     /// Questions that may be answered another time.
     open: u64,
-    /// Whether all was asked that is to be.
+    /// Whether the plan was not all that is to be asked.
+    is_partial: bool,
+    /// Whether no server failed.
     is_whole: bool,
     read_bytes: u64,
 }
@@ -163,6 +165,8 @@ struct Now {
 struct Trouble {
     /// Servers that have failed, which are not asked again.
     servers: Vec<Arc<Server>>,
+    /// Whether the plan is not all that is to be asked.
+    is_partial: bool,
     /// What is to be told.
     failures: Vec<UsageError>,
 }
@@ -190,7 +194,7 @@ impl Usage {
     /// No resource is known yet, or not whom to ask, or the spool cannot be read.
     pub(crate) async fn begin(&self, spool: &Spool, now: DateTime<Utc>) -> Result<Vec<Item>, UsageError> {
         let Found { servers, failures } = self.servers.now().await?;
-        let trouble = Arc::new(Mutex::new(Trouble { servers: Vec::new(), failures }));
+        let trouble = Arc::new(Mutex::new(Trouble { servers: Vec::new(), is_partial: !failures.is_empty(), failures }));
         let questions = servers.iter().flat_map(|server| &server.config.ask);
         let days = questions.flat_map(|question| &question.metrics).map(|metric| metric.timespan.days()).max();
         let spooled = spool.clone();
@@ -259,7 +263,7 @@ impl Usage {
         let kind = RowKind::Points { table: self.servers.common().table.clone() };
         let intake = Intake::begin(around.spool, key, item.shown.clone(), points::schema(), kind);
         let asking = self.answers(&now, piece, &around, &intake, is_ours, last.as_ref()).await;
-        let Told { counted, digest, open, is_whole, read_bytes } = match asking {
+        let Told { counted, digest, open, is_partial, is_whole, read_bytes } = match asking {
             Ok(answers) => answers,
             Err(error) => {
                 // Why there are no answers says more than what became of the file.
@@ -270,7 +274,7 @@ impl Usage {
         around.telemetry.read(&self.source, read_bytes);
         let asked_whole = || last.as_ref().and_then(|last| last.seen().usage().map(|asked| asked.at));
         let at = if is_whole { at } else { asked_whole().unwrap_or(day.and_time(NaiveTime::MIN).and_utc()) };
-        let seen = Seen::of_usage(AskedUsage { at, plan: plan.digest.clone(), open }, digest, read_bytes);
+        let seen = Seen::of_usage(AskedUsage { at, plan: plan.digest.clone(), open, is_partial }, digest, read_bytes);
         let facts = ReportFacts {
             seen,
             conversion: env!("CARGO_PKG_VERSION").to_owned(),
@@ -288,7 +292,8 @@ impl Usage {
         let is_settling = now < settles;
         asked.at < ends
             || (asked.at < settles && !is_settling)
-            || (is_settling && (asked.open > 0 || asked.plan != plan.digest))
+            || (is_settling && asked.open > 0)
+            || ((is_settling || asked.is_partial) && asked.plan != plan.digest)
     }
 
     /// Brings the answers, and what is kept of the last snapshot, to the disk.
@@ -346,11 +351,10 @@ impl Usage {
             let error = of_servers.pop().or(failure);
             return Err(error.map_or(UsageError::NoServer, |error| Box::new(error).into()));
         }
-        let is_whole = {
+        let (is_partial, is_whole) = {
             let mut trouble = locked(trouble);
-            let is_whole = trouble.failures.is_empty() && trouble.servers.is_empty();
             trouble.failures.extend(of_servers.into_iter().map(|error| Box::new(error).into()));
-            is_whole
+            (trouble.is_partial, trouble.servers.is_empty())
         };
         for batch in last.map(|last| last.records()).transpose()?.into_iter().flatten() {
             let batch = batch?;
@@ -368,7 +372,7 @@ impl Usage {
         if unanswered > 0 {
             counted.insert(UNANSWERED.to_owned(), unanswered);
         }
-        Ok(Told { counted, digest, open, is_whole, read_bytes })
+        Ok(Told { counted, digest, open, is_partial, is_whole, read_bytes })
     }
 
     async fn answer(

@@ -391,7 +391,7 @@ async fn keep_costs(spool: &Spool, csv: &str) {
     while let Some(decoded) = report.next().await.expect("a good report") {
         intake.add_all([decoded]).await;
     }
-    let asked = AskedUsage { at: Utc::now(), plan: String::new(), open: 0 };
+    let asked = AskedUsage { at: Utc::now(), plan: String::new(), open: 0, is_partial: false };
     let facts = ReportFacts {
         seen: Seen::of_usage(asked, csv.to_owned(), 0),
         conversion: String::new(),
